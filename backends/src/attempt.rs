@@ -1,0 +1,280 @@
+//! Non-blocking system calls, each tried once: the answer, or an error whose kind may be
+//! [`WouldBlock`](io::ErrorKind::WouldBlock). `EINTR` is retried and never returned.
+//!
+//! The functions take fds in non-blocking mode. None raises `SIGPIPE`, none allocates.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use crate::addr::{ROOM, SockAddr};
+
+/// Keeps a send to a closed peer from raising `SIGPIPE`. Apple's kernels know only a socket option for that, which
+/// [`adopt`] sets.
+#[cfg(not(target_vendor = "apple"))]
+const NO_SIGNAL: libc::c_int = libc::MSG_NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+const NO_SIGNAL: libc::c_int = 0;
+
+/// Receives into one buffer; 0 is the end of the stream. The first so many bytes of `buffer` are initialised then.
+///
+/// # Errors
+/// The kernel's; `WouldBlock` if nothing has arrived.
+#[inline]
+pub fn recv(fd: RawFd, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    retry(|| {
+        // SAFETY: the pointer and length describe a buffer that we may write to.
+        unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), 0) }
+    })
+}
+
+/// Receives into `first`, and what does not fit there into `second`, in one call.
+///
+/// # Errors
+/// As [`recv`].
+#[inline]
+pub fn recv_split(fd: RawFd, first: &mut [MaybeUninit<u8>], second: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    let mut parts = [iovec(first), iovec(second)];
+    let mut header = empty_header();
+    header.msg_iov = parts.as_mut_ptr();
+    header.msg_iovlen = parts.len() as _;
+    retry(|| {
+        // SAFETY: the header names two buffers that we may write to, and nothing else.
+        unsafe { libc::recvmsg(fd, &raw mut header, 0) }
+    })
+}
+
+/// [`recv`] for pipes and other files that are no sockets.
+///
+/// # Errors
+/// As [`recv`].
+#[inline]
+pub fn read(fd: RawFd, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    retry(|| {
+        // SAFETY: the pointer and length describe a buffer that we may write to.
+        unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) }
+    })
+}
+
+/// Sends on a socket: `send` for one slice, `sendmsg` for more. The answer may be less than all.
+///
+/// # Errors
+/// The kernel's; `WouldBlock` if nothing could leave.
+#[inline]
+pub fn send(fd: RawFd, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    if let [only] = bufs {
+        return retry(|| {
+            // SAFETY: the pointer and length describe bytes that we may read.
+            unsafe { libc::send(fd, only.as_ptr().cast(), only.len(), NO_SIGNAL) }
+        });
+    }
+    let mut header = empty_header();
+    // `IoSlice` has the layout of `iovec`, and the kernel only reads through it.
+    header.msg_iov = bufs.as_ptr().cast_mut().cast();
+    header.msg_iovlen = bufs.len() as _;
+    retry(|| {
+        // SAFETY: the header names slices that we may read, and nothing else.
+        unsafe { libc::sendmsg(fd, &raw const header, NO_SIGNAL) }
+    })
+}
+
+/// [`send`] for pipes and other files that are no sockets. A closed reader raises `SIGPIPE` here unless the process
+/// ignores it, as Python does.
+///
+/// # Errors
+/// As [`send`].
+#[inline]
+pub fn write(fd: RawFd, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    if let [only] = bufs {
+        return retry(|| {
+            // SAFETY: the pointer and length describe bytes that we may read.
+            unsafe { libc::write(fd, only.as_ptr().cast(), only.len()) }
+        });
+    }
+    retry(|| {
+        // SAFETY: `IoSlice` has the layout of `iovec`, and names bytes that we may read.
+        unsafe { libc::writev(fd, bufs.as_ptr().cast(), bufs.len() as libc::c_int) }
+    })
+}
+
+/// Shuts down the sending side: the peer reads the end of the stream after what has been sent.
+///
+/// # Errors
+/// The kernel's (`ENOTCONN`, ...).
+pub fn shutdown_write(fd: RawFd) -> io::Result<()> {
+    retry(|| {
+        // SAFETY: no memory is involved.
+        unsafe { libc::shutdown(fd, libc::SHUT_WR) as isize }
+    })?;
+    Ok(())
+}
+
+/// Accepts one connection, non-blocking and closed on exec.
+///
+/// # Errors
+/// The kernel's; `WouldBlock` if nobody waits.
+pub fn accept(fd: RawFd) -> io::Result<(OwnedFd, SockAddr)> {
+    let mut bytes = [0; ROOM];
+    let mut len = ROOM as libc::socklen_t;
+    let accepted = retry(|| accept_raw(fd, &mut bytes, &mut len))?;
+    // SAFETY: the kernel has just given us this fd, and nobody else knows it.
+    let accepted = unsafe { OwnedFd::from_raw_fd(accepted as RawFd) };
+    #[cfg(target_vendor = "apple")]
+    {
+        use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+        fcntl(&accepted, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        fcntl(&accepted, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    }
+    Ok((accepted, SockAddr::new(bytes, len as usize)))
+}
+
+#[cfg(not(target_vendor = "apple"))]
+fn accept_raw(fd: RawFd, bytes: &mut [u8; ROOM], len: &mut libc::socklen_t) -> isize {
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: the address buffer has `len` bytes that we may write to; the kernel asks for no alignment.
+    unsafe { libc::accept4(fd, bytes.as_mut_ptr().cast(), len, flags) as isize }
+}
+
+#[cfg(target_vendor = "apple")]
+fn accept_raw(fd: RawFd, bytes: &mut [u8; ROOM], len: &mut libc::socklen_t) -> isize {
+    // SAFETY: the address buffer has `len` bytes that we may write to; the kernel asks for no alignment.
+    unsafe { libc::accept(fd, bytes.as_mut_ptr().cast(), len) as isize }
+}
+
+/// What a stream needs before its first [`send`]. Free where the flag of each call does.
+pub(crate) fn adopt(fd: RawFd) -> io::Result<()> {
+    #[cfg(target_vendor = "apple")]
+    {
+        let on: libc::c_int = 1;
+        let size = size_of_val(&on) as libc::socklen_t;
+        // SAFETY: the option is an int, and its address and size are given.
+        let answer =
+            unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_NOSIGPIPE, (&raw const on).cast(), size) };
+        // EINVAL: the connection is gone already, and a send will say so.
+        if answer < 0 && io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL) {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    let _ = fd;
+    Ok(())
+}
+
+fn iovec(buffer: &mut [MaybeUninit<u8>]) -> libc::iovec {
+    libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() }
+}
+
+fn empty_header() -> libc::msghdr {
+    // SAFETY: all zero is a valid value: no name, no slices, no control data.
+    let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    header.msg_name = ptr::null_mut();
+    header
+}
+
+/// Calls until the answer is anything but `EINTR`.
+#[inline]
+fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+    loop {
+        let answer = call();
+        if answer >= 0 {
+            return Ok(answer as usize);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    fn pair() -> (UnixStream, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (ours, theirs)
+    }
+
+    fn initialised(buffer: &[MaybeUninit<u8>]) -> Vec<u8> {
+        // SAFETY: the tests pass only the part that a call has filled.
+        buffer.iter().map(|byte| unsafe { byte.assume_init() }).collect()
+    }
+
+    #[test]
+    fn one_slice_and_several_arrive_in_order() {
+        let (ours, mut theirs) = pair();
+        let fd = ours.as_raw_fd();
+        assert_eq!(send(fd, &[IoSlice::new(b"one")]).unwrap(), 3);
+        assert_eq!(send(fd, &[IoSlice::new(b" two"), IoSlice::new(b""), IoSlice::new(b" three")]).unwrap(), 10);
+        assert_eq!(write(fd, &[IoSlice::new(b" 4")]).unwrap(), 2);
+        assert_eq!(write(fd, &[IoSlice::new(b" "), IoSlice::new(b"5")]).unwrap(), 2);
+        shutdown_write(fd).unwrap();
+        let mut all = String::new();
+        theirs.read_to_string(&mut all).unwrap();
+        assert_eq!(all, "one two three 4 5");
+    }
+
+    #[test]
+    fn a_receive_fills_its_buffers_in_order_and_reports_the_end() {
+        let (ours, mut theirs) = pair();
+        let fd = ours.as_raw_fd();
+        let mut first = [MaybeUninit::uninit(); 3];
+        let mut second = [MaybeUninit::uninit(); 8];
+        assert_eq!(recv(fd, &mut first).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        theirs.write_all(b"abcdefg").unwrap();
+        assert_eq!(recv_split(fd, &mut first, &mut second).unwrap(), 7);
+        assert_eq!((initialised(&first), initialised(&second[..4])), (b"abc".to_vec(), b"defg".to_vec()));
+        theirs.write_all(b"hi").unwrap();
+        drop(theirs);
+        assert_eq!(recv(fd, &mut first).unwrap(), 2);
+        assert_eq!(initialised(&first[..2]), b"hi");
+        assert_eq!(recv(fd, &mut first).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_send_to_nobody_is_an_error_and_no_signal() {
+        let (ours, theirs) = pair();
+        drop(theirs);
+        // Rust's runtime ignores SIGPIPE; a process of C's or Python's would not have to.
+        // SAFETY: sets the default action of one signal for this process, and puts it back below.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+        adopt(ours.as_raw_fd()).unwrap();
+        let one = send(ours.as_raw_fd(), &[IoSlice::new(b"x")]).unwrap_err();
+        let more = send(ours.as_raw_fd(), &[IoSlice::new(b"x"), IoSlice::new(b"y")]).unwrap_err();
+        // SAFETY: as above.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+        assert_eq!((one.raw_os_error(), more.raw_os_error()), (Some(libc::EPIPE), Some(libc::EPIPE)));
+    }
+
+    #[test]
+    fn a_full_stream_would_block_and_a_partial_send_says_how_much() {
+        let (ours, _theirs) = pair();
+        let chunk = vec![7; 1 << 20];
+        let sent = send(ours.as_raw_fd(), &[IoSlice::new(&chunk)]).unwrap();
+        assert!(0 < sent && sent < chunk.len());
+        while send(ours.as_raw_fd(), &[IoSlice::new(&chunk)]).is_ok() {}
+        let full = send(ours.as_raw_fd(), &[IoSlice::new(&chunk)]).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn an_accepted_connection_is_ready_to_use_and_knows_its_peer() {
+        use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(accept(listener.as_raw_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, peer) = accept(listener.as_raw_fd()).unwrap();
+        assert_eq!(peer.to_inet(), Some(client.local_addr().unwrap()));
+        assert_eq!(peer.family(), libc::AF_INET);
+        let status = OFlag::from_bits_retain(fcntl(&accepted, FcntlArg::F_GETFL).unwrap());
+        assert!(status.contains(OFlag::O_NONBLOCK));
+        let flags = FdFlag::from_bits_retain(fcntl(&accepted, FcntlArg::F_GETFD).unwrap());
+        assert!(flags.contains(FdFlag::FD_CLOEXEC));
+    }
+}

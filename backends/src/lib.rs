@@ -1,0 +1,29 @@
+//! The I/O backends of zloop behind one trait. No Python, no clock policy, no callbacks.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`api`] | the vocabulary, the trait [`Backend`] and its contract C1 to C14 |
+//! | [`registry`] | [`Kind`], [`open`], [`available`]: the only list of backends |
+//! | [`attempt`] | non-blocking system calls, each tried once |
+//! | [`addr`] | a socket address as the kernel wrote it |
+//! | [`wake`] | how any thread ends a wait |
+//! | [`slots`] | a slab that hands out [`Token`]s |
+//! | `table` | a vector indexed by somebody else's tokens |
+//! | `fd` | the one place that vouches for a raw fd |
+//! | [`readiness`] | every readiness backend: one `Readiness<S>` over small selectors |
+
+pub mod addr;
+pub mod api;
+pub mod attempt;
+mod fd;
+pub mod readiness;
+pub mod registry;
+pub mod slots;
+mod table;
+pub mod wake;
+
+pub use addr::SockAddr;
+pub use api::{Backend, Event, Events, Interest, MAX_SLICES, Profile, Sent, Token, Wait, What};
+pub use registry::{AnyBackend, Kind, Unavailable, available, open, open_auto};
+pub use slots::Slots;
+pub use wake::Waker;

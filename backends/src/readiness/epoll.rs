@@ -1,0 +1,184 @@
+//! epoll (Linux).
+//!
+//! The order of closing matters: an epoll registration belongs to the open file, not to the fd, so it outlives a
+//! `close` while a duplicate (a forked child's, say) is open, and can then no longer be removed. Hence `forget` before
+//! `close`, and a look at the token's generation on every report.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll as Kernel, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use super::selector::{Selector, Trigger};
+use crate::api::{Interest, Token, Wait};
+use crate::fd;
+
+/// How many reports one wait can bring.
+const BATCH: usize = 256;
+
+/// Whether this kernel turned out to lack `epoll_pwait2` (Linux 5.11), or a filter to forbid it.
+static ONLY_MILLISECONDS: AtomicBool = AtomicBool::new(false);
+
+/// The selector on epoll.
+#[derive(Debug)]
+pub struct Epoll {
+    kernel: Kernel,
+    reports: Box<[EpollEvent; BATCH]>,
+}
+
+impl Selector for Epoll {
+    const NAME: &'static str = "epoll";
+    const EDGES: bool = true;
+
+    fn open() -> io::Result<Self> {
+        let kernel = Kernel::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let mut epoll = Self { kernel, reports: Box::new([EpollEvent::empty(); BATCH]) };
+        // Learns once whether fine waits are possible.
+        epoll.wait_for(Duration::from_nanos(1), 1)?;
+        Ok(epoll)
+    }
+
+    fn features(&self) -> Vec<&'static str> {
+        if ONLY_MILLISECONDS.load(Ordering::Relaxed) { vec!["epoll_wait"] } else { vec!["epoll_pwait2"] }
+    }
+
+    fn set(&mut self, fd: RawFd, token: Token, interest: Interest, trigger: Trigger) -> io::Result<()> {
+        let fd = fd::borrow(fd)?;
+        let mut event = EpollEvent::new(flags(interest, trigger), token.to_bits());
+        match self.kernel.add(fd, event) {
+            Err(Errno::EEXIST) => Ok(self.kernel.modify(fd, &mut event)?),
+            other => Ok(other?),
+        }
+    }
+
+    fn remove(&mut self, fd: RawFd, _token: Token) {
+        if let Ok(fd) = fd::borrow(fd) {
+            // EBADF and ENOENT: closed already, and the kernel has removed it.
+            let _ = self.kernel.delete(fd);
+        }
+    }
+
+    #[inline]
+    fn wait(&mut self, wait: Wait, limit: usize, mut found: impl FnMut(Token, Interest)) -> io::Result<()> {
+        let limit = limit.min(BATCH);
+        let answer = match wait {
+            Wait::Now => self.kernel.wait(&mut self.reports[..limit], EpollTimeout::ZERO),
+            Wait::Forever => self.kernel.wait(&mut self.reports[..limit], EpollTimeout::NONE),
+            Wait::For(time) => self.wait_for(time, limit),
+        };
+        let count = match answer {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        for report in &self.reports[..count] {
+            found(Token::from_bits(report.data()), ready(report.events()));
+        }
+        Ok(())
+    }
+}
+
+impl Epoll {
+    fn wait_for(&mut self, time: Duration, limit: usize) -> nix::Result<usize> {
+        if ONLY_MILLISECONDS.load(Ordering::Relaxed) {
+            return self.kernel.wait(&mut self.reports[..limit], whole_milliseconds(time));
+        }
+        match self.wait_fine(time, limit) {
+            // EPERM: sandboxes that know only older calls answer so.
+            Err(Errno::ENOSYS | Errno::EPERM) => {
+                ONLY_MILLISECONDS.store(true, Ordering::Relaxed);
+                self.kernel.wait(&mut self.reports[..limit], whole_milliseconds(time))
+            }
+            other => other,
+        }
+    }
+
+    /// `epoll_pwait2`, by number: the C library has it only since glibc 2.35.
+    fn wait_fine(&mut self, time: Duration, limit: usize) -> nix::Result<usize> {
+        let deadline = libc::timespec {
+            tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
+            tv_nsec: time.subsec_nanos() as _,
+        };
+        let reports = &mut self.reports[..limit];
+        // SAFETY: `EpollEvent` has the layout of `epoll_event`, and the kernel writes at most `limit` of them; the
+        // time is read only; no signal mask is given.
+        let answer = unsafe {
+            libc::syscall(
+                libc::SYS_epoll_pwait2,
+                self.kernel.0.as_raw_fd(),
+                reports.as_mut_ptr(),
+                reports.len() as libc::c_int,
+                &raw const deadline,
+                std::ptr::null::<libc::sigset_t>(),
+                0usize,
+            )
+        };
+        Errno::result(answer).map(|count| count as usize)
+    }
+}
+
+/// Rounded up: a wait must not end early (C9). The longest is 24 days.
+fn whole_milliseconds(time: Duration) -> EpollTimeout {
+    let rounded = time.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128);
+    EpollTimeout::try_from(rounded as i32).unwrap_or(EpollTimeout::MAX)
+}
+
+fn flags(interest: Interest, trigger: Trigger) -> EpollFlags {
+    let mut flags = EpollFlags::empty();
+    flags.set(EpollFlags::EPOLLIN, interest.contains(Interest::READ));
+    flags.set(EpollFlags::EPOLLOUT, interest.contains(Interest::WRITE));
+    if trigger == Trigger::Edge {
+        // Not for watches: one that only writes would be told of the peer's half-close for ever.
+        flags |= EpollFlags::EPOLLET | EpollFlags::EPOLLRDHUP;
+    }
+    flags
+}
+
+/// As `selectors` of Python maps them: a dead fd is ready in both directions.
+#[inline]
+fn ready(flags: EpollFlags) -> Interest {
+    let mut ready = Interest::NONE;
+    if flags.contains(EpollFlags::EPOLLIN) {
+        ready = ready | Interest::READ;
+    }
+    if flags.contains(EpollFlags::EPOLLOUT) {
+        ready = ready | Interest::WRITE;
+    }
+    if flags.contains(EpollFlags::EPOLLRDHUP) {
+        ready = ready | Interest::READ | Interest::CLOSED;
+    }
+    if flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+        ready = ready | Interest::BOTH | Interest::CLOSED;
+    }
+    ready
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_rounded_up_to_what_can_be_counted() {
+        let rounded = |nanos| i32::from(whole_milliseconds(Duration::from_nanos(nanos)));
+        assert_eq!(rounded(0), 0);
+        assert_eq!(rounded(1), 1);
+        assert_eq!(rounded(1_000_000), 1);
+        assert_eq!(rounded(1_000_001), 2);
+        assert_eq!(i32::from(whole_milliseconds(Duration::MAX)), i32::MAX);
+    }
+
+    #[test]
+    fn the_longest_wait_is_accepted() {
+        let mut epoll = Epoll::open().unwrap();
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, 0);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(writer);
+        epoll.kernel.add(&reader, event).unwrap();
+        let mut reports = 0;
+        epoll.wait(Wait::For(Duration::MAX), 1, |_, _| reports += 1).unwrap();
+        assert_eq!(reports, 1);
+    }
+}

@@ -1,0 +1,182 @@
+//! Every readiness backend: [`Readiness<S>`] implements the trait once, a [`Selector`] per kernel does the rest.
+//!
+//! Sends are attempted on the spot, so nothing is ever in flight here. A stream is registered once, for both
+//! directions, and costs no further registration calls where the kernel reports edges.
+//!
+//! No unsafe code but the signature of [`Backend::send`].
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub mod epoll;
+pub mod selector;
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, RawFd};
+
+use nix::errno::Errno;
+
+use crate::api::{Backend, Events, Interest, MAX_SLICES, Profile, Sent, Token, Wait, What};
+use crate::attempt;
+use crate::table::Table;
+use crate::wake::{Alarm, Waker};
+use selector::{Selector, Trigger};
+
+/// A backend over a readiness kernel.
+#[derive(Debug)]
+pub struct Readiness<S> {
+    selector: S,
+    files: Table<File>,
+    alarm: Alarm,
+}
+
+/// What is registered for a token.
+#[derive(Debug, Clone, Copy)]
+struct File {
+    fd: RawFd,
+    role: Role,
+    /// What the kernel is asked for now. Without edges, a stream's reported directions are missing until rearmed.
+    armed: Interest,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Watch,
+    Stream,
+}
+
+/// The token of the doorbell.
+const ALARM: Token = Token::from_bits(u64::MAX);
+
+impl<S: Selector> Readiness<S> {
+    /// Opens the selector and registers the doorbell.
+    ///
+    /// # Errors
+    /// The kernel's: out of fds or memory, or no such interface.
+    pub fn open() -> io::Result<Self> {
+        let mut selector = S::open()?;
+        let alarm = Alarm::new()?;
+        selector.set(alarm.as_raw_fd(), ALARM, Interest::READ, trigger_of::<S>(Role::Stream))?;
+        Ok(Self { selector, files: Table::new(), alarm })
+    }
+
+    fn register(&mut self, token: Token, file: File) -> io::Result<()> {
+        // A slot that moved on to another fd without `forget` must not leave the old one registered.
+        if let Some(old) = self.files.remove(token).filter(|old| old.fd != file.fd) {
+            self.selector.remove(old.fd, token);
+        }
+        self.selector.set(file.fd, token, file.armed, trigger_of::<S>(file.role))?;
+        self.files.insert(token, file);
+        Ok(())
+    }
+
+    /// Level-only kernels: what was reported of streams sleeps until it is rearmed.
+    #[cold]
+    fn disarm_reported(&mut self, reported: &[crate::api::Event]) -> io::Result<()> {
+        for event in reported {
+            let What::Ready(ready) = event.what else { continue };
+            let Some(file) = self.files.get_mut(event.token).filter(|file| file.role == Role::Stream) else {
+                continue;
+            };
+            file.armed = file.armed & !ready;
+            let file = *file;
+            self.selector.set(file.fd, event.token, file.armed, Trigger::Level)?;
+        }
+        Ok(())
+    }
+}
+
+fn trigger_of<S: Selector>(role: Role) -> Trigger {
+    if S::EDGES && role == Role::Stream { Trigger::Edge } else { Trigger::Level }
+}
+
+impl<S: Selector> Backend for Readiness<S> {
+    fn profile(&self) -> Profile {
+        Profile { name: S::NAME, model: "readiness", features: self.selector.features() }
+    }
+
+    fn watch(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        let interest = interest & Interest::BOTH;
+        if interest.is_empty() {
+            self.forget(token);
+            return Ok(());
+        }
+        self.register(token, File { fd, role: Role::Watch, armed: interest })
+    }
+
+    fn attach(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
+        attempt::adopt(fd)?;
+        self.register(token, File { fd, role: Role::Stream, armed: Interest::BOTH })
+    }
+
+    #[inline]
+    fn rearm(&mut self, token: Token, interest: Interest) -> io::Result<()> {
+        if S::EDGES {
+            return Ok(());
+        }
+        let Some(file) = self.files.get_mut(token).filter(|file| file.role == Role::Stream) else {
+            return Ok(());
+        };
+        file.armed = file.armed | (interest & Interest::BOTH);
+        let file = *file;
+        self.selector.set(file.fd, token, file.armed, Trigger::Level)
+    }
+
+    #[inline]
+    unsafe fn send(&mut self, token: Token, bufs: &[IoSlice<'_>]) -> io::Result<Sent> {
+        debug_assert!((1..=MAX_SLICES).contains(&bufs.len()), "1 to {MAX_SLICES} slices");
+        let Some(file) = self.files.get(token) else {
+            return Err(Errno::EBADF.into());
+        };
+        match attempt::send(file.fd, bufs) {
+            Ok(sent) => Ok(Sent::Done(sent)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Sent::Blocked),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn cancel(&mut self, _token: Token) {
+        // Nothing is ever in flight.
+    }
+
+    fn forget(&mut self, token: Token) {
+        if let Some(file) = self.files.remove(token) {
+            self.selector.remove(file.fd, token);
+        }
+    }
+
+    fn poll(&mut self, wait: Wait, out: &mut Events) -> io::Result<()> {
+        let before = out.as_slice().len();
+        let limit = out.room();
+        debug_assert!(limit > 0, "nothing can be reported");
+        let Self { selector, files, alarm } = self;
+        let mut rung = false;
+        let result = selector.wait(alarm.fall_asleep(wait), limit, |token, ready| {
+            if token == ALARM {
+                rung = true;
+            } else if files.get(token).is_some() {
+                // Unknown tokens come from fds that were closed without `forget` while a duplicate lives on.
+                out.push(token, What::Ready(ready));
+            }
+        });
+        alarm.awake();
+        if rung && (Alarm::MUST_EMPTY || !S::EDGES) {
+            alarm.empty();
+        }
+        result?;
+        if !S::EDGES {
+            self.disarm_reported(&out.as_slice()[before..])?;
+        }
+        Ok(())
+    }
+
+    fn waker(&self) -> Waker {
+        self.alarm.waker()
+    }
+
+    fn in_flight(&self) -> usize {
+        0
+    }
+
+    fn quiesce(&mut self, _out: &mut Events) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,54 @@
+//! What a readiness kernel has to offer: five small functions. [`Readiness`](super::Readiness) makes a
+//! [`Backend`](crate::Backend) of them.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::RawFd;
+
+use crate::api::{Interest, Token, Wait};
+
+/// A kernel interface that tells which fds are ready.
+pub trait Selector: Sized {
+    /// The name that users select the backend by.
+    const NAME: &'static str;
+
+    /// Whether [`Trigger::Edge`] can be honoured. If not, streams are registered level-triggered, and the directions
+    /// that were reported are taken out of their interest until they are rearmed.
+    const EDGES: bool;
+
+    /// Opens the kernel's object, closed on exec.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn open() -> io::Result<Self>;
+
+    /// What is used of this kernel, for people.
+    fn features(&self) -> Vec<&'static str>;
+
+    /// Registers an fd, or changes what is registered for it. An fd that the kernel has lost or reused in the meantime
+    /// (closed behind our back) is registered anew.
+    ///
+    /// # Errors
+    /// The kernel's (`EPERM`, `EBADF`, `ENOMEM`, `ENOSPC`); nothing is registered for this fd then.
+    fn set(&mut self, fd: RawFd, token: Token, interest: Interest, trigger: Trigger) -> io::Result<()>;
+
+    /// Takes the registration back. An fd that is closed or unknown is no error.
+    fn remove(&mut self, fd: RawFd, token: Token);
+
+    /// Waits, and calls `found` for at most `limit` tokens that are ready. Those that did not fit come first next
+    /// time. A timeout or a signal is no error and finds nothing.
+    ///
+    /// # Errors
+    /// Only what makes the selector unusable.
+    fn wait(&mut self, wait: Wait, limit: usize, found: impl FnMut(Token, Interest)) -> io::Result<()>;
+}
+
+/// When a registration reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// At every wait while the condition holds.
+    Level,
+    /// When the condition comes true, once.
+    Edge,
+}

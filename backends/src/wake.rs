@@ -1,0 +1,212 @@
+//! How any thread ends a wait.
+//!
+//! A flag of three states makes a wake-up of a loop that is not waiting free of system calls, and lets any number of
+//! wake-ups ring once. The loop's thread alone moves it to `ASLEEP`; whoever finds it there rings the doorbell.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use crate::api::Wait;
+
+/// The loop runs, and nobody has called.
+const AWAKE: u8 = 0;
+/// The loop waits, or is about to.
+const ASLEEP: u8 = 1;
+/// Somebody has called since the last wait ended.
+const CALLED: u8 = 2;
+
+/// Ends the current [`poll`](crate::Backend::poll), or the next one if none is going on (C8).
+///
+/// A `poll` takes all calls made before it ends; so whoever hands over work with a wake-up looks for that work *after*
+/// each `poll`.
+#[derive(Clone, Debug)]
+pub struct Waker(Arc<Bell>);
+
+impl Waker {
+    /// Ends the wait. Costs a system call only if the loop really sleeps and nobody else has called it.
+    pub fn wake(&self) {
+        if self.0.state.swap(CALLED, Ordering::AcqRel) == ASLEEP {
+            self.0.doorbell.ring();
+        }
+    }
+}
+
+/// The loop's side of its wakers.
+#[derive(Debug)]
+pub(crate) struct Alarm(Arc<Bell>);
+
+#[derive(Debug)]
+struct Bell {
+    state: AtomicU8,
+    doorbell: Doorbell,
+}
+
+impl Alarm {
+    pub(crate) fn new() -> io::Result<Self> {
+        let bell = Bell { state: AtomicU8::new(AWAKE), doorbell: Doorbell::new()? };
+        Ok(Self(Arc::new(bell)))
+    }
+
+    pub(crate) fn waker(&self) -> Waker {
+        Waker(Arc::clone(&self.0))
+    }
+
+    /// Says that a wait is about to begin, and how long it may be: not at all if somebody has called already.
+    #[inline]
+    pub(crate) fn fall_asleep(&self, wait: Wait) -> Wait {
+        if wait == Wait::Now {
+            return wait;
+        }
+        match self.0.state.compare_exchange(AWAKE, ASLEEP, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => wait,
+            Err(_) => Wait::Now,
+        }
+    }
+
+    /// Says that the wait is over, and takes the calls made so far: true if there were any.
+    #[inline]
+    pub(crate) fn awake(&self) -> bool {
+        // Nobody but this thread leaves AWAKE for ASLEEP, so most polls of a busy loop need only this look.
+        self.0.state.load(Ordering::Relaxed) != AWAKE && self.0.state.swap(AWAKE, Ordering::AcqRel) == CALLED
+    }
+
+    /// Whether the fd keeps reporting (or cannot report again) until it has been emptied, even to edge-triggered
+    /// selectors. An eventfd reports an edge for each call and in practice never fills up.
+    pub(crate) const MUST_EMPTY: bool = Doorbell::MUST_EMPTY;
+
+    /// Empties the fd.
+    pub(crate) fn empty(&self) {
+        self.0.doorbell.empty();
+    }
+}
+
+impl AsFd for Alarm {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.doorbell.as_fd()
+    }
+}
+
+impl AsRawFd for Alarm {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod doorbell {
+    use std::io;
+    use std::os::fd::{AsFd, BorrowedFd};
+
+    use nix::sys::eventfd::{EfdFlags, EventFd};
+
+    /// An eventfd.
+    #[derive(Debug)]
+    pub(super) struct Doorbell(EventFd);
+
+    impl Doorbell {
+        pub(super) const MUST_EMPTY: bool = false;
+
+        pub(super) fn new() -> io::Result<Self> {
+            Ok(Self(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?))
+        }
+
+        pub(super) fn ring(&self) {
+            // The only possible failure is a counter at its maximum, and then the fd is readable already.
+            let _ = self.0.write(1);
+        }
+
+        pub(super) fn empty(&self) {
+            // EAGAIN: somebody has been called and heard without ringing.
+            let _ = self.0.read();
+        }
+    }
+
+    impl AsFd for Doorbell {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+mod doorbell {
+    use std::io::{self, PipeReader, PipeWriter, Read, Write};
+    use std::os::fd::{AsFd, BorrowedFd};
+
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+    /// A pipe.
+    #[derive(Debug)]
+    pub(super) struct Doorbell {
+        reader: PipeReader,
+        writer: PipeWriter,
+    }
+
+    impl Doorbell {
+        pub(super) const MUST_EMPTY: bool = true;
+
+        pub(super) fn new() -> io::Result<Self> {
+            let (reader, writer) = io::pipe()?;
+            fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+            fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+            Ok(Self { reader, writer })
+        }
+
+        pub(super) fn ring(&self) {
+            // EAGAIN: the pipe is full, so the fd is readable already.
+            let _ = (&self.writer).write(&[0]);
+        }
+
+        pub(super) fn empty(&self) {
+            let mut bytes = [0; 64];
+            while (&self.reader).read(&mut bytes).is_ok_and(|n| n == bytes.len()) {}
+        }
+    }
+
+    impl AsFd for Doorbell {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.reader.as_fd()
+        }
+    }
+}
+
+use doorbell::Doorbell;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    fn rung(alarm: &Alarm) -> bool {
+        poll(&mut [PollFd::new(alarm.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).unwrap() == 1
+    }
+
+    #[test]
+    fn a_running_loop_is_called_without_the_doorbell() {
+        let alarm = Alarm::new().unwrap();
+        alarm.waker().wake();
+        assert!(!rung(&alarm));
+        assert_eq!(alarm.fall_asleep(Wait::Forever), Wait::Now);
+        assert!(alarm.awake());
+        assert_eq!(alarm.fall_asleep(Wait::Forever), Wait::Forever);
+    }
+
+    #[test]
+    fn a_sleeping_loop_is_rung_once() {
+        let alarm = Alarm::new().unwrap();
+        let waker = alarm.waker();
+        alarm.fall_asleep(Wait::Forever);
+        for _ in 0..100_000 {
+            waker.wake();
+        }
+        assert!(rung(&alarm));
+        assert!(alarm.awake());
+        assert!(!alarm.awake());
+        alarm.empty();
+        assert!(!rung(&alarm));
+    }
+}
