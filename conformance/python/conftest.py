@@ -1,0 +1,188 @@
+"""The rows of the suite and what every test must leave behind: nothing.
+
+Each test that asks for ``loop_factory`` (or for ``loop``, ``run``, ``compare`` or
+``script``, which stand on it) runs once on stock asyncio and once on every zloop
+backend that this machine has. ZLOOP_TEST_BACKENDS=epoll,asyncio narrows that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import ssl
+
+import pytest
+import trustme
+from harness import Leaks, LoopFactory, Reports, managed_loop, run_script
+
+
+def rows() -> list[str]:
+    """The rows to run: a zloop that cannot be imported is an error, not a skip."""
+    wanted = [n.strip() for n in os.environ.get("ZLOOP_TEST_BACKENDS", "").split(",") if n.strip()]
+    if wanted == ["asyncio"]:
+        return wanted
+    import zloop
+
+    every = ["asyncio"] + [f"zloop-{name}" for name in zloop.available_backends()]
+    chosen = [n if n == "asyncio" else "zloop-" + n.removeprefix("zloop-") for n in wanted]
+    unknown = set(chosen) - set(every)
+    if unknown:
+        raise pytest.UsageError(f"ZLOOP_TEST_BACKENDS: {sorted(unknown)} not among {every}")
+    return chosen or every
+
+
+def pytest_configure(config):
+    config.zloop_rows = rows()
+
+
+def pytest_report_header(config):
+    return f"loops: {', '.join(config.zloop_rows)}; debug: {bool(os.environ.get('PYTHONASYNCIODEBUG'))}"
+
+
+def pytest_generate_tests(metafunc):
+    if "loop_factory" not in metafunc.fixturenames:
+        return
+    params = metafunc.config.zloop_rows
+    only = metafunc.definition.get_closest_marker("zloop_only")
+    if only:
+        params = [name for name in params if name != "asyncio"] or [
+            pytest.param("asyncio", marks=pytest.mark.skip(reason="zloop only: " + only.args[0]))
+        ]
+    metafunc.parametrize("loop_factory", params, indirect=True)
+
+
+def pytest_collection_finish(session):
+    # What is alive by now stays: collecting after each test is cheap without it.
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def leaks():
+    """No descriptor, thread or unclosed thing (a ResourceWarning) may be left."""
+    leaks = Leaks()
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)}
+    yield leaks
+    leaks.check()
+    assert signal.set_wakeup_fd(-1) == -1, "the signal wakeup fd was not put back"
+    assert handlers == {s: signal.getsignal(s) for s in handlers}, "a signal handler was left"
+
+
+class ErrorLog(logging.Handler):
+    """Keeps what asyncio's logger got at ERROR; unread records fail the test."""
+
+    def __init__(self):
+        super().__init__(logging.ERROR)
+        self.records = []
+
+    def emit(self, record):
+        self.records.append(record)
+
+    def take(self):
+        taken, self.records = self.records, []
+        return [record.getMessage() for record in taken]
+
+
+@pytest.fixture(autouse=True)
+def error_log(leaks):
+    handler = ErrorLog()
+    logging.getLogger("asyncio").addHandler(handler)
+    yield handler
+    logging.getLogger("asyncio").removeHandler(handler)
+    gc.collect()
+    assert not handler.take(), "asyncio's logger got errors that the test did not expect"
+
+
+@pytest.fixture
+def loop_factory(request, leaks, error_log):
+    yield LoopFactory(request.param)
+    gc.collect()
+
+
+@pytest.fixture
+def reports():
+    """What the exception handler of ``loop`` got; to be taken by the test."""
+    reports = Reports()
+    yield reports
+    assert not reports.contexts, f"reports that the test did not expect: {reports.contexts}"
+
+
+@pytest.fixture
+def loop(loop_factory, reports):
+    """A fresh loop; not the current one, closed at teardown if the test did not."""
+    with managed_loop(loop_factory, reports) as loop:
+        yield loop
+
+
+@pytest.fixture
+def run(loop):
+    """Run a coroutine on ``loop`` to its end."""
+    return loop.run_until_complete
+
+
+@pytest.fixture
+def compare(loop_factory):
+    """``compare(scenario)``: run ``scenario(loop, reports)`` on the row's loop and on stock
+    asyncio, demand equal results, return them."""
+
+    def compare(scenario):
+        results = []
+        for factory in (loop_factory, LoopFactory("asyncio")):
+            reports = Reports()
+            with managed_loop(factory, reports) as loop:
+                results.append(scenario(loop, reports))
+            assert not reports.contexts, f"{factory.name}: unexpected reports {reports.contexts}"
+        ours, theirs = results
+        assert ours == theirs, "differs from stock asyncio"
+        return ours
+
+    return compare
+
+
+@pytest.fixture
+def script(loop_factory):
+    """``script(code)``: run code in a new interpreter with ``new_event_loop`` of this row."""
+
+    def script(code, **options):
+        return run_script(loop_factory, code, **options)
+
+    return script
+
+
+class Certificates:
+    """A certificate authority, and contexts that trust it."""
+
+    def __init__(self):
+        self.ca = trustme.CA()
+        self.leaf = self.ca.issue_cert("localhost", "127.0.0.1", "::1")
+
+    def server(self, leaf=None) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        (leaf or self.leaf).configure_cert(context)
+        return context
+
+    def client(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.ca.configure_trust(context)
+        return context
+
+
+@pytest.fixture(scope="session")
+def certificates():
+    return Certificates()
+
+
+@pytest.fixture
+def debug_loop(loop):
+    loop.set_debug(True)
+    return loop
+
+
+@pytest.fixture(autouse=True)
+def no_current_loop():
+    """Tests leave no current loop behind, and none leaks in from outside."""
+    yield
+    assert asyncio._get_running_loop() is None, "a loop is still marked as running"
