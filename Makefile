@@ -1,0 +1,109 @@
+# Everything a developer and CI run. `make help` lists it.
+#
+#   PYTHON=3.12          another interpreter (a version, a name or a path); it gets .venv-3.12
+#   BACKEND=epoll        one backend; without it zloop chooses
+#   PROFILE=dev-release  a quicker build with debug assertions instead of the release build
+
+PYTHON ?=
+BACKEND ?=
+SUITE ?=
+QUICK ?=
+PROFILE ?= release
+
+# The default interpreter lives in .venv and builds in target/; a named one has its own folders, so
+# that going back and forth between two rebuilds nothing.
+ifeq ($(strip $(PYTHON)),)
+VENV := .venv
+else
+FOUND := $(shell scripts/find-python "$(PYTHON)")
+ifeq ($(FOUND),)
+$(error PYTHON=$(PYTHON) cannot be used)
+endif
+VENV := .venv-$(firstword $(FOUND))
+export CARGO_TARGET_DIR := $(CURDIR)/target/python-$(firstword $(FOUND))
+endif
+
+PY := $(VENV)/bin/python
+RUST_SOURCES := Cargo.toml backends/Cargo.toml $(shell find src backends/src -name '*.rs' 2>/dev/null)
+BUILT := $(VENV)/.built-$(PROFILE)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+WITH_BACKEND := $(if $(strip $(BACKEND)),ZLOOP_BACKEND=$(BACKEND))
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/:.*## /	/' | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@echo
+	@echo "  PYTHON=3.12 picks the interpreter, BACKEND=epoll the backend, SUITE=uvicorn the upstream suite."
+
+$(VENV)/.made:
+	@mkdir -p $(VENV)
+	@set -e; found="$$(scripts/find-python $(PYTHON))"; \
+	echo "Making $(VENV) with CPython $$found"; "$${found#* }" -m venv $(VENV)
+	@$(PY) -m pip install --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.made pyproject.toml
+	@echo "Installing the development tools into $(VENV)"
+	@$(PY) -m pip install --quiet --group dev
+	@touch $@
+
+$(BUILT): $(VENV)/.ready $(RUST_SOURCES) pyproject.toml
+	@echo "Building zloop ($(PROFILE)) for $(VENV)"
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/maturin --quiet develop --profile $(PROFILE)
+	@rm -f $(VENV)/.built-*
+	@touch $@
+
+.PHONY: develop
+develop: $(BUILT) ## Build the extension and install it, editable, into the virtual environment
+
+.PHONY: demo
+demo: $(BUILT) ## Serve a FastAPI app on zloop, talk to it over HTTP, WebSocket and HTTPS, show the answers
+	@$(WITH_BACKEND) $(PY) scripts/demo.py
+
+.PHONY: serve
+serve: $(BUILT) ## The same app, left running on http://127.0.0.1:8000
+	$(WITH_BACKEND) $(PY) -m uvicorn --app-dir examples fastapi_app:app --loop zloop:new_event_loop
+
+.PHONY: test
+test: $(BUILT) ## Every test: Rust, conformance, Python; with times
+	@$(PY) scripts/run_tests.py
+
+.PHONY: test-python
+test-python: $(BUILT) ## The Python tests alone
+	@$(PY) scripts/run_tests.py python
+
+.PHONY: lint
+lint: $(VENV)/.ready ## Formatting, clippy, ruff, mypy --strict
+	@$(PY) scripts/lint.py
+
+.PHONY: format
+format: $(VENV)/.ready ## Rewrite the sources in the house format
+	cargo fmt --all
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix-only .
+
+.PHONY: conform
+conform: $(BUILT) ## Both conformance suites on one backend: BACKEND=epoll
+	@$(PY) scripts/run_tests.py conform --backend "$(BACKEND)"
+
+.PHONY: upstream
+upstream: $(BUILT) ## Other projects' test suites on zloop against asyncio: SUITE=uvicorn BACKEND=epoll
+	@$(PY) conformance/python/upstream/run.py $(if $(SUITE),--suite "$(SUITE)") $(if $(BACKEND),--backend "$(BACKEND)")
+
+.PHONY: bench
+bench: $(BUILT) ## The benchmarks against asyncio and other loops; QUICK=1 for under three minutes
+	@$(PY) benches/run.py $(if $(QUICK),--quick)
+
+.PHONY: wheel
+wheel: $(VENV)/.ready ## A wheel for this interpreter, in dist/
+	$(VENV)/bin/maturin build --release --strip --out dist --interpreter $(CURDIR)/$(PY)
+
+.PHONY: clean
+clean: ## Remove everything that was built, virtual environments included
+	cargo clean --quiet
+	rm -rf .venv .venv-* dist build conformance/python/upstream/.cache benches/.peers
+	find python -name '*.so' -delete
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
