@@ -6,7 +6,7 @@
 //! | call | meaning |
 //! |---|---|
 //! | [`attach`](Backend::attach), [`rearm`](Backend::rearm) | a stream: "tell me when it turns readable or writable" |
-//! | [`send`](Backend::send) | "take this: done now, blocked, or a completion later" |
+//! | [`send`](Backend::send), [`gather`](Backend::gather) | "take this: done now, blocked, or a completion later" |
 //! | [`watch`](Backend::watch) | an fd of the user's (`add_reader`): level-triggered |
 //! | [`cancel`](Backend::cancel), [`forget`](Backend::forget) | take it back |
 //! | [`poll`](Backend::poll) | hand over all that is queued and wait, once per turn |
@@ -34,7 +34,8 @@
 //! * **C11** At most `out.room()` events per call; what did not fit comes first next time.
 //! * **C12** At most one `send` per token is in flight; the caller serialises, backends debug-assert.
 //! * **C13** After `fork` the child may only drop the backend, and the parent is undisturbed by that.
-//! * **C14** `quiesce` ends with `in_flight() == 0`; after it and `Drop` no fd and no memory is left behind.
+//! * **C14** `quiesce` ends with `in_flight() == 0`, given room for the terminal events; after it and `Drop` no fd and
+//!   no memory is left behind.
 
 use std::io::{self, IoSlice};
 use std::ops::{BitAnd, BitOr, Not};
@@ -83,9 +84,16 @@ pub trait Backend {
     /// The kernel's, when the registration has to be changed and cannot be.
     fn rearm(&mut self, token: Token, interest: Interest) -> io::Result<()>;
 
-    /// Sends on an attached stream. Readiness backends attempt at once and answer `Done` or `Blocked`; a completion
-    /// backend may answer `Pending`, keeps the call with others until the next [`poll`](Backend::poll), finishes
-    /// partial sends by itself and then reports [`What::Sent`].
+    /// Says that about so many sends come now, one for each of several streams, and then a [`poll`](Backend::poll).
+    /// A completion backend may then keep them together and answer `Pending`; without this call, or for a single one,
+    /// every send is attempted on the spot. Only a hint, valid until the next `poll`.
+    fn gather(&mut self, sends: usize) {
+        let _ = sends;
+    }
+
+    /// Sends on an attached stream. As a rule it is attempted at once and answers `Done` or `Blocked`. After
+    /// [`gather`](Backend::gather) a completion backend may answer `Pending`, hands the sends over together in the
+    /// next [`poll`](Backend::poll), finishes partial ones by itself and then reports [`What::Sent`].
     ///
     /// `bufs` holds 1 to [`MAX_SLICES`] slices; the array itself is copied, the bytes are not.
     ///
@@ -118,7 +126,9 @@ pub trait Backend {
     /// Sends whose terminal event has not been delivered.
     fn in_flight(&self) -> usize;
 
-    /// Cancels all sends in flight and polls until none is left (C14). Events of other kinds are kept or dropped.
+    /// Cancels all sends in flight and polls until none is left or `out` is full (C14): in the second case, take the
+    /// events and call again while [`in_flight`](Backend::in_flight) is not 0. No terminal event is lost; events of
+    /// other kinds are kept or dropped.
     ///
     /// # Errors
     /// As for [`poll`](Backend::poll).

@@ -29,6 +29,19 @@ pub fn recv(fd: RawFd, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
     })
 }
 
+/// Receives into the capacity of `buffer`, whose contents the bytes replace.
+///
+/// # Errors
+/// As [`recv`]; `buffer` is empty then.
+#[inline]
+pub fn recv_vec(fd: RawFd, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    buffer.clear();
+    let count = recv(fd, buffer.spare_capacity_mut())?;
+    // SAFETY: the kernel has written that many bytes at the start of the spare capacity, which begins at 0.
+    unsafe { buffer.set_len(count) };
+    Ok(count)
+}
+
 /// Receives into `first`, and what does not fit there into `second`, in one call.
 ///
 /// # Errors

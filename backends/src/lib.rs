@@ -11,6 +11,7 @@
 //! | `table` | a vector indexed by somebody else's tokens |
 //! | `fd` | the one place that vouches for a raw fd |
 //! | [`readiness`] | every readiness backend: one `Readiness<S>` over small selectors |
+//! | `sim` | the backend in memory, for tests (feature `sim`) |
 
 pub mod addr;
 pub mod api;
@@ -18,6 +19,8 @@ pub mod attempt;
 mod fd;
 pub mod readiness;
 pub mod registry;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod slots;
 mod table;
 pub mod wake;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll as Kernel, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::selector::{Selector, Trigger};
+use super::selector::{Selector, Trigger, Wanted};
 use crate::api::{Interest, Token, Wait};
 use crate::fd;
 
@@ -45,13 +45,15 @@ impl Selector for Epoll {
         if ONLY_MILLISECONDS.load(Ordering::Relaxed) { vec!["epoll_wait"] } else { vec!["epoll_pwait2"] }
     }
 
-    fn set(&mut self, fd: RawFd, token: Token, interest: Interest, trigger: Trigger) -> io::Result<()> {
+    fn set(&mut self, fd: RawFd, token: Token, wanted: Wanted, known: bool) -> io::Result<()> {
         let fd = fd::borrow(fd)?;
-        let mut event = EpollEvent::new(flags(interest, trigger), token.to_bits());
-        match self.kernel.add(fd, event) {
-            Err(Errno::EEXIST) => Ok(self.kernel.modify(fd, &mut event)?),
-            other => Ok(other?),
-        }
+        let mut event = EpollEvent::new(flags(wanted), token.to_bits());
+        let answer = if known { self.kernel.modify(fd, &mut event) } else { self.kernel.add(fd, event) };
+        Ok(match answer {
+            Err(Errno::ENOENT) => self.kernel.add(fd, event),
+            Err(Errno::EEXIST) => self.kernel.modify(fd, &mut event),
+            other => other,
+        }?)
     }
 
     fn remove(&mut self, fd: RawFd, _token: Token) {
@@ -126,11 +128,11 @@ fn whole_milliseconds(time: Duration) -> EpollTimeout {
     EpollTimeout::try_from(rounded as i32).unwrap_or(EpollTimeout::MAX)
 }
 
-fn flags(interest: Interest, trigger: Trigger) -> EpollFlags {
+fn flags(wanted: Wanted) -> EpollFlags {
     let mut flags = EpollFlags::empty();
-    flags.set(EpollFlags::EPOLLIN, interest.contains(Interest::READ));
-    flags.set(EpollFlags::EPOLLOUT, interest.contains(Interest::WRITE));
-    if trigger == Trigger::Edge {
+    flags.set(EpollFlags::EPOLLIN, wanted.interest.contains(Interest::READ));
+    flags.set(EpollFlags::EPOLLOUT, wanted.interest.contains(Interest::WRITE));
+    if wanted.trigger == Trigger::Edge {
         // Not for watches: one that only writes would be told of the peer's half-close for ever.
         flags |= EpollFlags::EPOLLET | EpollFlags::EPOLLRDHUP;
     }

@@ -18,7 +18,7 @@ use crate::api::{Backend, Events, Interest, MAX_SLICES, Profile, Sent, Token, Wa
 use crate::attempt;
 use crate::table::Table;
 use crate::wake::{Alarm, Waker};
-use selector::{Selector, Trigger};
+use selector::{Selector, Trigger, Wanted};
 
 /// A backend over a readiness kernel.
 #[derive(Debug)]
@@ -54,16 +54,20 @@ impl<S: Selector> Readiness<S> {
     pub fn open() -> io::Result<Self> {
         let mut selector = S::open()?;
         let alarm = Alarm::new()?;
-        selector.set(alarm.as_raw_fd(), ALARM, Interest::READ, trigger_of::<S>(Role::Stream))?;
+        selector.set(alarm.as_raw_fd(), ALARM, wanted::<S>(Role::Stream, Interest::READ), false)?;
         Ok(Self { selector, files: Table::new(), alarm })
     }
 
     fn register(&mut self, token: Token, file: File) -> io::Result<()> {
-        // A slot that moved on to another fd without `forget` must not leave the old one registered.
-        if let Some(old) = self.files.remove(token).filter(|old| old.fd != file.fd) {
-            self.selector.remove(old.fd, token);
-        }
-        self.selector.set(file.fd, token, file.armed, trigger_of::<S>(file.role))?;
+        let known = match self.files.remove(token) {
+            Some(old) if old.fd == file.fd => true,
+            Some(old) => {
+                self.selector.remove(old.fd, token);
+                false
+            }
+            None => false,
+        };
+        self.selector.set(file.fd, token, wanted::<S>(file.role, file.armed), known)?;
         self.files.insert(token, file);
         Ok(())
     }
@@ -78,14 +82,15 @@ impl<S: Selector> Readiness<S> {
             };
             file.armed = file.armed & !ready;
             let file = *file;
-            self.selector.set(file.fd, event.token, file.armed, Trigger::Level)?;
+            self.selector.set(file.fd, event.token, wanted::<S>(file.role, file.armed), true)?;
         }
         Ok(())
     }
 }
 
-fn trigger_of<S: Selector>(role: Role) -> Trigger {
-    if S::EDGES && role == Role::Stream { Trigger::Edge } else { Trigger::Level }
+fn wanted<S: Selector>(role: Role, interest: Interest) -> Wanted {
+    let trigger = if S::EDGES && role == Role::Stream { Trigger::Edge } else { Trigger::Level };
+    Wanted { interest, trigger }
 }
 
 impl<S: Selector> Backend for Readiness<S> {
@@ -117,7 +122,7 @@ impl<S: Selector> Backend for Readiness<S> {
         };
         file.armed = file.armed | (interest & Interest::BOTH);
         let file = *file;
-        self.selector.set(file.fd, token, file.armed, Trigger::Level)
+        self.selector.set(file.fd, token, wanted::<S>(file.role, file.armed), true)
     }
 
     #[inline]

@@ -26,12 +26,12 @@ pub trait Selector: Sized {
     /// What is used of this kernel, for people.
     fn features(&self) -> Vec<&'static str>;
 
-    /// Registers an fd, or changes what is registered for it. An fd that the kernel has lost or reused in the meantime
-    /// (closed behind our back) is registered anew.
+    /// Registers an fd, or, if `known`, changes what is registered for it. An fd that the kernel has lost or reused in
+    /// the meantime (closed behind our back) is registered anew.
     ///
     /// # Errors
-    /// The kernel's (`EPERM`, `EBADF`, `ENOMEM`, `ENOSPC`); nothing is registered for this fd then.
-    fn set(&mut self, fd: RawFd, token: Token, interest: Interest, trigger: Trigger) -> io::Result<()>;
+    /// The kernel's (`EPERM`, `EBADF`, `ENOMEM`, `ENOSPC`).
+    fn set(&mut self, fd: RawFd, token: Token, wanted: Wanted, known: bool) -> io::Result<()>;
 
     /// Takes the registration back. An fd that is closed or unknown is no error.
     fn remove(&mut self, fd: RawFd, token: Token);
@@ -42,6 +42,15 @@ pub trait Selector: Sized {
     /// # Errors
     /// Only what makes the selector unusable.
     fn wait(&mut self, wait: Wait, limit: usize, found: impl FnMut(Token, Interest)) -> io::Result<()>;
+}
+
+/// What a registration reports, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The directions; none for a stream that sleeps on a kernel without edges.
+    pub interest: Interest,
+    /// When they are reported.
+    pub trigger: Trigger,
 }
 
 /// When a registration reports.
