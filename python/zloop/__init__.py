@@ -1,0 +1,106 @@
+"""zloop: a drop-in asyncio event loop with a native core and pluggable backends.
+
+    asyncio.run(main(), loop_factory=zloop.new_event_loop)
+
+Importing it changes nothing; only loops made here are different.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ._zloop import Handle, StreamTransport, TimerHandle, __version__, available_backends
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+__all__ = [
+    "BackendUnavailable",
+    "Handle",
+    "Loop",
+    "StreamTransport",
+    "TimerHandle",
+    "__version__",
+    "available_backends",
+    "install",
+    "new_event_loop",
+    "run",
+]
+
+_T = TypeVar("_T")
+
+
+class BackendUnavailable(OSError):
+    """The backend that was asked for cannot be opened; says why, and what can be done about it."""
+
+
+from ._loop import Loop  # noqa: E402  (needs nothing from here, but reads better after the exception)
+
+
+def new_event_loop(backend: str | None = None) -> Loop:
+    """Make a loop.
+
+    `backend` is one of `available_backends()`. Without it the environment variable `ZLOOP_BACKEND` decides, and
+    without that zloop takes the best that this machine has.
+
+    Raises ValueError for an unknown name and BackendUnavailable for a backend that cannot be opened here.
+    """
+    return Loop(backend or os.environ.get("ZLOOP_BACKEND") or None)
+
+
+def run(
+    main: Coroutine[Any, Any, _T], *, debug: bool | None = None, backend: str | None = None
+) -> _T:
+    """Run a coroutine on a fresh loop, as `asyncio.run` does."""
+    with asyncio.Runner(debug=debug, loop_factory=lambda: new_event_loop(backend)) as runner:
+        return runner.run(main)
+
+
+def install() -> None:
+    """Make zloop the loop of `asyncio.run` and of everything else that asks asyncio's policy for one.
+
+    Policies are deprecated since Python 3.14 and gone from 3.16; pass `loop_factory=zloop.new_event_loop` instead
+    where you can.
+    """
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        asyncio.set_event_loop_policy(_policy_class()())
+
+
+def _policy_class() -> type[Any]:
+    """`EventLoopPolicy`, made on first use: merely importing zloop must not touch a deprecated name."""
+    global _policy
+    if _policy is None:
+        if sys.version_info >= (3, 16):
+            raise AttributeError("Python 3.16 has no event loop policies; use loop_factory=zloop.new_event_loop")
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            base = asyncio.DefaultEventLoopPolicy
+
+        class EventLoopPolicy(base):  # type: ignore[misc, valid-type]
+            """An asyncio policy whose loops are zloop's."""
+
+            _loop_factory = staticmethod(new_event_loop)
+
+            def new_event_loop(self) -> Loop:
+                return new_event_loop()
+
+        EventLoopPolicy.__qualname__ = "EventLoopPolicy"
+        _policy = EventLoopPolicy
+    return _policy
+
+
+_policy: type[Any] | None = None
+
+
+def __getattr__(name: str) -> Any:
+    if name == "EventLoopPolicy":
+        return _policy_class()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,184 @@
+"""The event loop: CPython's own selector loop with everything hot replaced by native code.
+
+`Loop` inherits from the native `_zloop.EventLoop` first. What that class defines is used: the run cycle, scheduling,
+handles, timers, `_add_reader` and its family, stream transports. Everything else is asyncio's, of the Python that runs,
+so that its behaviour, messages and edge cases are the same by construction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+import threading
+from asyncio import constants, events, sslproto
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import _zloop
+
+if TYPE_CHECKING:
+    import ssl
+
+
+class Loop(_zloop.EventLoop, asyncio.SelectorEventLoop):
+    """An asyncio event loop with a native core.
+
+    Make one with `zloop.new_event_loop()`. The backend is chosen by `backend`, else by the environment
+    (`ZLOOP_BACKEND`), else automatically; `loop.backend` tells which it is.
+    """
+
+    def __init__(self, backend: str | None = None) -> None:
+        # The native part took the argument in __new__; asyncio's part wants a selector.
+        super().__init__(_Selector(self))
+
+    def run_forever(self) -> None:
+        """Run until stop() is called."""
+        self._check_closed()
+        self._check_running()
+        self._set_coroutine_origin_tracking(self._debug)
+        old_hooks = sys.get_asyncgen_hooks()
+        wakeup = self._take_wakeup_fd()
+        try:
+            self._thread_id = threading.get_ident()
+            sys.set_asyncgen_hooks(
+                firstiter=self._asyncgen_firstiter_hook,
+                finalizer=self._asyncgen_finalizer_hook,
+            )
+            events._set_running_loop(self)
+            self._run()
+        finally:
+            self._stopping = False
+            self._thread_id = None
+            events._set_running_loop(None)
+            self._set_coroutine_origin_tracking(False)
+            sys.set_asyncgen_hooks(*old_hooks)
+            if wakeup:
+                self._give_wakeup_fd_back()
+
+    def _take_wakeup_fd(self) -> bool:
+        """Have signals wake this loop, whichever thread the kernel gives them to.
+
+        Only in the main thread, and only if nobody else uses the wakeup fd.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return False
+        old = signal.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)
+        if old not in (-1, self._csock.fileno()):
+            signal.set_wakeup_fd(old)
+            return False
+        return True
+
+    def _give_wakeup_fd_back(self) -> None:
+        # Signal handlers of the loop need the fd for as long as they are there, as on asyncio.
+        if not self._signal_handlers and self._csock is not None:
+            current = signal.set_wakeup_fd(-1)
+            if current not in (-1, self._csock.fileno()):
+                signal.set_wakeup_fd(current)
+
+    def close(self) -> None:
+        """Close the loop, which must not be running. Calling it again does nothing."""
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        super().close()
+        self._dispose()
+
+    def _ensure_fd_no_transport(self, fd: Any) -> None:
+        super()._ensure_fd_no_transport(fd)
+        fileno = fd if isinstance(fd, int) else int(fd.fileno())
+        transport = self._stream_of(fileno)
+        if transport is not None and not transport.is_closing():
+            raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
+
+    def _make_ssl_transport(
+        self,
+        rawsock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
+        waiter: asyncio.Future[Any] | None = None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: dict[str, Any] | None = None,
+        server: asyncio.AbstractServer | None = None,
+        ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
+    ) -> asyncio.Transport:
+        ssl_protocol = sslproto.SSLProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
+        return ssl_protocol._app_transport
+
+    async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
+        resume_reading = transp.is_reading()
+        transp.pause_reading()
+        await transp._make_empty_waiter()
+        transp._lend_fd()
+        try:
+            return await self.sock_sendfile(transp._sock, file, offset, count, fallback=False)
+        finally:
+            transp._return_fd()
+            transp._reset_empty_waiter()
+            if resume_reading:
+                transp.resume_reading()
+
+    async def getaddrinfo(
+        self,
+        host: Any,
+        port: Any,
+        *,
+        family: int = 0,
+        type: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> list[tuple[Any, ...]]:
+        """Resolve a host and a port, numeric ones without a thread."""
+        if not self._debug and _is_numeric(host, port):
+            # The resolver itself answers: with this flag it looks nothing up, so it cannot block.
+            try:
+                return socket.getaddrinfo(host, port, family, type, proto, flags | socket.AI_NUMERICHOST)
+            except OSError:
+                pass  # The full lookup below says what is wrong, in its own words.
+        return await super().getaddrinfo(
+            host, port, family=family, type=type, proto=proto, flags=flags
+        )
+
+
+def _is_numeric(host: Any, port: Any) -> bool:
+    """Whether neither the host nor the port needs a database to be understood."""
+    if not isinstance(port, int | None) or isinstance(port, bool) or not isinstance(host, str):
+        return False
+    return bool(host) and (":" in host or host.replace(".", "").isdigit())
+
+
+class _Key(NamedTuple):
+    """What `selectors.SelectorKey` tells, as far as asyncio asks."""
+
+    fd: int
+    events: int
+
+
+class _Selector:
+    """Answers asyncio's questions about a selector (its transports' `__repr__` asks) from the native tables."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._watched = loop._watched
+
+    def get_key(self, fd: int) -> _Key:
+        events = self._watched(fd)
+        if not events:
+            raise KeyError(f"{fd!r} is not registered")
+        return _Key(fd, events)
+
+    def close(self) -> None:
+        """Nothing to close: the backend belongs to the loop."""

@@ -1,0 +1,108 @@
+//! Running Python code in a context, and buffers that Python lends: the calls that PyO3 has no safe form for.
+
+use std::mem::MaybeUninit;
+
+use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use pyo3::{PyErr, ffi};
+
+// Part of CPython's C API in every version that zloop runs on, but not among PyO3's declarations.
+unsafe extern "C" {
+    fn _PyBytes_Resize(bytes: *mut *mut ffi::PyObject, size: ffi::Py_ssize_t) -> std::ffi::c_int;
+}
+
+/// A copy of the calling thread's context, as `contextvars.copy_context()` makes it.
+pub fn copy_context(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: attached; returns a new reference or NULL with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_CopyCurrent()) }
+}
+
+/// Runs `body` inside `context`, as `context.run(...)` does. The outer error is that of entering it.
+pub fn in_context<R>(context: &Bound<'_, PyAny>, body: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
+    let py = context.py();
+    // SAFETY: attached; the context is alive and both calls check its type.
+    if unsafe { ffi::PyContext_Enter(context.as_ptr()) } != 0 {
+        return Err(PyErr::fetch(py));
+    }
+    let result = body();
+    // SAFETY: as above; this thread entered it just now, and every Python frame since has left.
+    if unsafe { ffi::PyContext_Exit(context.as_ptr()) } != 0 {
+        return Err(PyErr::fetch(py));
+    }
+    result
+}
+
+/// Whether asyncio lets this exception out of the loop instead of reporting it.
+pub fn escapes(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyKeyboardInterrupt>(py) || error.is_instance_of::<PySystemExit>(py)
+}
+
+/// Makes a `bytes` of at most `capacity` bytes, which `fill` writes straight into its final place. `fill` says how many
+/// it wrote.
+pub fn bytes_filled_by<'py, E>(
+    py: Python<'py>,
+    capacity: usize,
+    fill: impl FnOnce(&mut [MaybeUninit<u8>]) -> Result<usize, E>,
+) -> PyResult<Result<Bound<'py, PyBytes>, E>> {
+    // SAFETY: attached; with NULL the bytes are left uninitialised and nobody else has the object yet.
+    let mut object = unsafe { ffi::PyBytes_FromStringAndSize(std::ptr::null(), capacity as ffi::Py_ssize_t) };
+    if object.is_null() {
+        return Err(PyErr::fetch(py));
+    }
+    // SAFETY: the object owns `capacity` bytes there, and only this function knows it.
+    let room = unsafe { std::slice::from_raw_parts_mut(ffi::PyBytes_AS_STRING(object) as *mut _, capacity) };
+    match fill(room) {
+        Ok(count) => {
+            assert!(count <= capacity, "more was written than fits");
+            // SAFETY: the only reference to an object that was never hashed; on failure it frees it and writes NULL.
+            let resized = unsafe { _PyBytes_Resize(&raw mut object, count as ffi::Py_ssize_t) };
+            if resized != 0 {
+                return Err(PyErr::fetch(py));
+            }
+            // SAFETY: a new reference to a `bytes`, which is what PyBytes_FromStringAndSize makes.
+            Ok(Ok(unsafe { Bound::from_owned_ptr(py, object).cast_into_unchecked() }))
+        }
+        Err(error) => {
+            // SAFETY: our own, only reference.
+            unsafe { ffi::Py_DECREF(object) };
+            Ok(Err(error))
+        }
+    }
+}
+
+/// A contiguous, writable buffer lent by a Python object, given back when dropped.
+pub struct WritableBuffer<'py> {
+    view: Box<ffi::Py_buffer>,
+    _py: Python<'py>,
+}
+
+impl<'py> WritableBuffer<'py> {
+    /// Borrows the memory of `object`.
+    ///
+    /// # Errors
+    /// `TypeError` or `BufferError` if it has none that can be written to.
+    pub fn of(object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let mut view = Box::new(ffi::Py_buffer::new());
+        // SAFETY: attached, and `view` outlives the call; it is released in `drop`, only if this succeeded.
+        if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &raw mut *view, ffi::PyBUF_WRITABLE) } != 0 {
+            return Err(PyErr::fetch(object.py()));
+        }
+        Ok(Self { view, _py: object.py() })
+    }
+
+    /// The memory lent.
+    pub fn as_mut(&mut self) -> &mut [MaybeUninit<u8>] {
+        // SAFETY: a simple writable buffer is `len` contiguous bytes at `buf`, and the exporter keeps them there until
+        // the release. Python code that changes them meanwhile is its own problem, as with `socket.recv_into`: the
+        // kernel writes them, and this reference does not outlive that call.
+        unsafe { std::slice::from_raw_parts_mut(self.view.buf.cast(), self.view.len as usize) }
+    }
+}
+
+impl Drop for WritableBuffer<'_> {
+    fn drop(&mut self) {
+        // SAFETY: filled by PyObject_GetBuffer, released once, attached.
+        unsafe { ffi::PyBuffer_Release(&raw mut *self.view) };
+    }
+}

@@ -1,0 +1,33 @@
+//! Debug mode: callbacks that take too long are logged, as asyncio logs them.
+#![forbid(unsafe_code)]
+
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use super::event_loop::{EventLoop, now};
+use super::state::Item;
+
+/// Runs one item and logs it if it took `slow_callback_duration` seconds or longer.
+pub fn run(this: &Bound<'_, EventLoop>, item: Item, run: impl FnOnce(&Item) -> PyResult<()>) -> PyResult<()> {
+    let py = this.py();
+    let handle = match &item {
+        Item::Handle(handle) => Some(handle.bind(py).clone()),
+        _ => None,
+    };
+    let current = intern!(py, "_current_handle");
+    this.setattr(current, &handle)?;
+    let began = now();
+    let result = run(&item);
+    let took = now() - began;
+    this.setattr(current, py.None())?;
+    result?;
+    if took >= this.getattr(intern!(py, "slow_callback_duration"))?.extract()? {
+        let what = match handle {
+            Some(handle) => py.import("asyncio.base_events")?.call_method1("_format_handle", (handle,))?,
+            None => "<Handle StreamTransport._read_ready()>".into_pyobject(py)?.into_any(),
+        };
+        let logger = py.import("asyncio.log")?.getattr("logger")?;
+        logger.call_method1("warning", ("Executing %s took %.3f seconds", what, took))?;
+    }
+    Ok(())
+}

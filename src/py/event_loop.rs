@@ -1,0 +1,408 @@
+//! The native part of `zloop.Loop`: its state, its flags and the methods that are not hot.
+//!
+//! `zloop.Loop` inherits from this class first and from asyncio's selector loop second. Whatever is defined here is
+//! used instead of asyncio's; everything else is CPython's own code, of the version that runs.
+#![forbid(unsafe_code)]
+
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use pyo3::exceptions::PyValueError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use zloop_backends::{Backend, Events, Interest, Kind, Waker, available, open, open_auto};
+
+use super::cell::Guarded;
+use super::errors;
+use super::handle::{self, Callback, HandleTypes, new_handle};
+use super::state::{Item, Source, State};
+use super::{call, run, stream, watch};
+use crate::sched::{Inbox, monotonic};
+
+/// The native base of `zloop.Loop`. `backend` names one, or is None for the best that opens.
+#[pyclass(name = "EventLoop", module = "zloop._zloop", subclass, frozen)]
+pub struct EventLoop {
+    backend_name: &'static str,
+    closed: AtomicBool,
+    debug: AtomicBool,
+    stopping: AtomicBool,
+    /// The thread that runs the loop, as `threading.get_ident()` numbers it; 0 while none does.
+    thread: AtomicU64,
+    /// Handles from other threads.
+    pub inbox: Inbox<Py<PyAny>>,
+    pub waker: Waker,
+    pub state: Guarded<State>,
+}
+
+impl EventLoop {
+    pub fn is_debug(&self) -> bool {
+        self.debug.load(Ordering::Relaxed)
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    pub fn runs(&self) -> bool {
+        self.thread.load(Ordering::Relaxed) != 0
+    }
+
+    /// # Errors
+    /// asyncio's `RuntimeError` if the loop is closed.
+    #[inline]
+    pub fn check_open(&self) -> PyResult<()> {
+        if self.closed.load(Ordering::Relaxed) { Err(errors::loop_closed()) } else { Ok(()) }
+    }
+
+    /// Queues an item behind all others.
+    #[inline]
+    pub fn push(&self, py: Python<'_>, item: Item) {
+        let asleep = self.state.with(py, |state| {
+            state.sched.push(item);
+            state.backend.is_none()
+        });
+        // Only another thread can find the loop asleep, and it should have used the thread-safe call. Be kind to it.
+        if asleep {
+            self.waker.wake();
+        }
+    }
+
+    /// Queues a handle from any thread. Each thread's handles keep their order, whatever call they came by.
+    pub fn push_threadsafe(&self, py: Python<'_>, handle: Py<PyAny>) {
+        let running = self.thread.load(Ordering::Relaxed);
+        if running == 0 || running == this_thread() {
+            self.take_inbox(py);
+            self.push(py, Item::Handle(handle));
+        } else {
+            self.inbox.push(handle);
+        }
+        self.waker.wake();
+    }
+
+    /// Puts a handle among the timers.
+    pub fn push_timer(&self, py: Python<'_>, when: f64, handle: Py<PyAny>) {
+        let asleep = self.state.with(py, |state| {
+            state.sched.timers.push(when, Item::Handle(handle));
+            state.backend.is_none()
+        });
+        if asleep {
+            self.waker.wake();
+        }
+    }
+
+    /// Has the loop flush this transport before it waits.
+    pub fn mark_dirty(&self, py: Python<'_>, transport: Py<PyAny>) {
+        let asleep = self.state.with(py, |state| {
+            state.dirty.push(transport);
+            state.backend.is_none()
+        });
+        if asleep {
+            self.waker.wake();
+        }
+    }
+
+    /// Whether tasks are made by a factory of the user's.
+    pub fn has_task_factory(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.task_factory.is_some())
+    }
+
+    /// One of the timers in the heap was cancelled.
+    pub fn note_cancelled_timer(&self, py: Python<'_>) {
+        self.state.with(py, |state| state.sched.timers.note_cancelled());
+    }
+
+    /// Calls `callback(*args)` soon, in a copy of the current context.
+    pub fn call_soon<'py>(
+        this: &Bound<'py, Self>,
+        function: Bound<'py, PyAny>,
+        args: Bound<'py, PyTuple>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = this.py();
+        let callback = Callback { function, args, context: call::copy_context(py)? };
+        let handle = new_handle(HandleTypes::get(py)?, this, callback)?;
+        this.get().push(py, Item::Handle(handle.clone().unbind()));
+        Ok(handle)
+    }
+
+    /// Takes the handles that other threads have left into the ready queue.
+    pub fn take_inbox(&self, py: Python<'_>) {
+        if !self.inbox.is_filled() {
+            return;
+        }
+        let mut handles = Vec::new();
+        self.inbox.swap(&mut handles);
+        self.state.with(py, |state| handles.drain(..).for_each(|handle| state.sched.push(Item::Handle(handle))));
+    }
+}
+
+#[pymethods]
+impl EventLoop {
+    #[new]
+    #[pyo3(signature = (backend=None))]
+    fn new(py: Python<'_>, backend: Option<&str>) -> PyResult<Self> {
+        let backend = match backend {
+            None => open_auto(),
+            Some(name) => open(kind_of(name)?),
+        };
+        let backend = backend.map_err(|error| unavailable(py, &error))?;
+        Ok(Self {
+            backend_name: backend.profile().name,
+            closed: AtomicBool::new(false),
+            debug: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            thread: AtomicU64::new(0),
+            inbox: Inbox::default(),
+            waker: backend.waker(),
+            state: Guarded::new(State::new(backend)),
+        })
+    }
+
+    /// The name of the backend that this loop runs on.
+    #[getter]
+    fn backend(&self) -> &'static str {
+        self.backend_name
+    }
+
+    #[getter(_closed)]
+    fn closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    #[setter(_closed)]
+    fn set_closed(&self, closed: bool) {
+        self.closed.store(closed, Ordering::Relaxed);
+    }
+
+    #[getter(_debug)]
+    fn debug(&self) -> bool {
+        self.is_debug()
+    }
+
+    #[setter(_debug)]
+    fn set_debug_flag(&self, debug: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.debug.store(debug.is_truthy()?, Ordering::Relaxed);
+        Ok(())
+    }
+
+    #[getter(_stopping)]
+    fn stopping(&self) -> bool {
+        self.is_stopping()
+    }
+
+    #[setter(_stopping)]
+    fn set_stopping(&self, stopping: bool) {
+        self.stopping.store(stopping, Ordering::Relaxed);
+    }
+
+    #[getter(_thread_id)]
+    fn thread_id(&self) -> Option<u64> {
+        Some(self.thread.load(Ordering::Relaxed)).filter(|thread| *thread != 0)
+    }
+
+    #[setter(_thread_id)]
+    fn set_thread_id(&self, thread: Option<u64>) {
+        self.thread.store(thread.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    #[getter(_task_factory)]
+    fn task_factory(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.state.with(py, |state| state.task_factory.as_ref().map(|factory| factory.clone_ref(py)))
+    }
+
+    #[setter(_task_factory)]
+    fn set_task_factory_slot(&self, py: Python<'_>, factory: Option<Py<PyAny>>) {
+        let _old = self.state.with(py, |state| std::mem::replace(&mut state.task_factory, factory));
+    }
+
+    /// Whether the loop is running, in any thread.
+    fn is_running(&self) -> bool {
+        self.runs()
+    }
+
+    /// Whether the loop was closed.
+    fn is_closed(&self) -> bool {
+        self.closed()
+    }
+
+    /// Runs what is ready and lets `run_forever()` return.
+    fn stop(&self) {
+        self.set_stopping(true);
+    }
+
+    /// Runs turns until `stop()` is called. The Python edge sets up hooks and the running loop around it.
+    #[pyo3(name = "_run")]
+    fn run(this: &Bound<'_, Self>) -> PyResult<()> {
+        run::forever(this)
+    }
+
+    /// Wakes the loop from any thread.
+    #[pyo3(name = "_write_to_self")]
+    fn write_to_self(&self) {
+        self.waker.wake();
+    }
+
+    /// Queues a handle unless it was cancelled.
+    #[pyo3(name = "_add_callback")]
+    fn add_callback(&self, py: Python<'_>, handle: Py<PyAny>) -> PyResult<()> {
+        if !handle::is_cancelled(HandleTypes::get(py)?, &handle) {
+            self.push(py, Item::Handle(handle));
+        }
+        Ok(())
+    }
+
+    /// Watches an fd for reading; `callback(*args)` is called whenever it is readable.
+    #[pyo3(name = "_add_reader", signature = (fd, callback, *args))]
+    fn add_reader<'py>(
+        this: &Bound<'py, Self>,
+        fd: &Bound<'py, PyAny>,
+        callback: Bound<'py, PyAny>,
+        args: Bound<'py, PyTuple>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        watch::add(this, fd, Interest::READ, callback, args)
+    }
+
+    /// Watches an fd for writing; `callback(*args)` is called whenever it is writable.
+    #[pyo3(name = "_add_writer", signature = (fd, callback, *args))]
+    fn add_writer<'py>(
+        this: &Bound<'py, Self>,
+        fd: &Bound<'py, PyAny>,
+        callback: Bound<'py, PyAny>,
+        args: Bound<'py, PyTuple>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        watch::add(this, fd, Interest::WRITE, callback, args)
+    }
+
+    /// Stops watching an fd for reading. Says whether it was watched.
+    #[pyo3(name = "_remove_reader")]
+    fn remove_reader(this: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
+        watch::remove(this, fd, Interest::READ)
+    }
+
+    /// Stops watching an fd for writing. Says whether it was watched.
+    #[pyo3(name = "_remove_writer")]
+    fn remove_writer(this: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
+        watch::remove(this, fd, Interest::WRITE)
+    }
+
+    /// The directions an fd is watched for, as the bits of `selectors`: 1 to read, 2 to write, 0 for none.
+    #[pyo3(name = "_watched")]
+    fn watched(&self, py: Python<'_>, fd: RawFd) -> u8 {
+        watch::mask(self, py, fd)
+    }
+
+    /// The stream transport that owns an fd.
+    #[pyo3(name = "_stream_of")]
+    fn stream_of(&self, py: Python<'_>, fd: RawFd) -> Option<Py<PyAny>> {
+        self.state.with(py, |state| match state.sources.get(*state.fds.get(&fd)?)? {
+            Source::Stream(transport) => Some(transport.clone_ref(py)),
+            _ => None,
+        })
+    }
+
+    /// Makes the transport of a connected stream socket.
+    #[pyo3(name = "_make_socket_transport", signature = (sock, protocol, waiter=None, *, extra=None, server=None))]
+    fn make_socket_transport<'py>(
+        this: &Bound<'py, Self>,
+        sock: Bound<'py, PyAny>,
+        protocol: Bound<'py, PyAny>,
+        waiter: Option<Bound<'py, PyAny>>,
+        extra: Option<Bound<'py, PyAny>>,
+        server: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        stream::create(this, stream::Parts { sock, protocol, waiter, extra, server })
+    }
+
+    /// Numbers for tests and people: what is queued and registered right now.
+    #[pyo3(name = "_stats")]
+    fn stats(&self, py: Python<'_>) -> std::collections::HashMap<&'static str, usize> {
+        self.state.with(py, |state| {
+            let in_flight = state.backend.as_ref().map_or(0, |backend| backend.in_flight());
+            [
+                ("ready", state.sched.ready_len()),
+                ("timers", state.sched.timers.len()),
+                ("sources", state.sources.len()),
+                ("dirty", state.dirty.len()),
+                ("in_flight", in_flight),
+            ]
+            .into()
+        })
+    }
+
+    /// Lets go of everything after `close()`: callbacks are dropped, transports left open warn as they are collected.
+    #[pyo3(name = "_dispose")]
+    fn dispose(&self, py: Python<'_>) -> PyResult<()> {
+        let (backend, garbage) = self.state.with(py, |state| {
+            let mut sources = std::mem::take(&mut state.sources);
+            state.fds.clear();
+            let streams: Vec<_> = sources.iter_mut().map(|(token, _)| token).collect();
+            if let Some(backend) = state.backend.as_mut() {
+                streams.into_iter().for_each(|token| backend.forget(token));
+            }
+            (state.backend.take(), (state.sched.take_all(), sources, std::mem::take(&mut state.dirty)))
+        });
+        let mut late = Vec::new();
+        self.inbox.swap(&mut late);
+        if let Some(mut backend) = backend {
+            // The bytes in flight are part of the garbage: the kernel must be done with them first.
+            let mut events = Events::with_limit(run::EVENTS);
+            let settled = backend.quiesce(&mut events);
+            if settled.is_err() {
+                std::mem::forget(garbage);
+                return settled.map_err(|error| errors::os_error(py, &error));
+            }
+        }
+        Ok(())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let mut result = Ok(());
+        let mut each = |object: &Py<PyAny>| {
+            if result.is_ok() {
+                result = visit.call(object);
+            }
+        };
+        self.inbox.try_for_each(&mut each);
+        self.state.try_with(|state| state.each_object(&mut each));
+        result
+    }
+
+    fn __clear__(&self) {
+        let garbage = self.state.try_with(|state| {
+            (state.sched.take_all(), std::mem::take(&mut state.sources), std::mem::take(&mut state.dirty))
+        });
+        drop(garbage);
+    }
+}
+
+/// `time.monotonic()`, which is `loop.time()`.
+pub fn now() -> f64 {
+    monotonic()
+}
+
+/// # Errors
+/// `ValueError`, listing the names that work here, for an unknown one.
+fn kind_of(name: &str) -> PyResult<Kind> {
+    Kind::from_name(name).ok_or_else(|| {
+        let names: Vec<_> = available().into_iter().map(Kind::name).collect();
+        PyValueError::new_err(format!("unknown backend {name:?}; available: {}", names.join(", ")))
+    })
+}
+
+/// `zloop.BackendUnavailable`, which is an `OSError` with the kernel's errno.
+fn unavailable(py: Python<'_>, error: &zloop_backends::Unavailable) -> PyErr {
+    let class = py.import("zloop").and_then(|zloop| zloop.getattr("BackendUnavailable"));
+    let made = class.and_then(|class| class.call1((error.errno, error.to_string())));
+    made.map_or_else(|error| error, PyErr::from_value)
+}
+
+/// Names of the backends that open on this machine, the one that is picked automatically first.
+#[pyfunction]
+pub fn available_backends() -> Vec<&'static str> {
+    available().into_iter().map(Kind::name).collect()
+}
+
+/// The calling thread, as `threading.get_ident()` numbers it.
+fn this_thread() -> u64 {
+    nix::sys::pthread::pthread_self() as u64
+}

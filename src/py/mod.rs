@@ -1,0 +1,39 @@
+//! What CPython sees: the module `zloop._zloop`.
+//!
+//! | file | what |
+//! |---|---|
+//! | `event_loop.rs` | the base class of `zloop.Loop`: state and cold methods |
+//! | `hot.rs` | `call_soon` and what else programs call millions of times |
+//! | `run.rs`, `debug.rs` | the run cycle; its slow twin in debug mode |
+//! | `state.rs` | what a loop owns |
+//! | `handle.rs` | `Handle`, `TimerHandle` |
+//! | `watch.rs` | `add_reader` and its family |
+//! | `stream/` | stream transports |
+//! | `native.rs`, `call.rs`, `cell.rs` | the three small floors between Rust and the interpreter |
+
+mod call;
+mod cell;
+mod debug;
+mod errors;
+mod event_loop;
+mod handle;
+mod hot;
+mod native;
+mod run;
+mod state;
+mod stream;
+mod watch;
+
+use pyo3::prelude::*;
+
+/// The native part of zloop. Use the package `zloop`, not this module.
+#[pymodule(gil_used = false)]
+fn _zloop(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<event_loop::EventLoop>()?;
+    hot::install(&py.get_type::<event_loop::EventLoop>())?;
+    handle::HandleTypes::register(module)?;
+    stream::register(module)?;
+    module.add_function(wrap_pyfunction!(event_loop::available_backends, module)?)
+}

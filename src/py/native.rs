@@ -1,0 +1,266 @@
+//! Types that extend asyncio's own Python classes, and methods without argument tuples.
+//!
+//! PyO3 classes cannot inherit from classes written in Python. So those types are made by calling `type(...)`, their
+//! `__slots__` are read and written in place, and their methods are C functions added to the finished type.
+
+use std::ffi::CStr;
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::ffi;
+use pyo3::impl_::trampoline::{MethodDef, fastcall_cfunction_with_keywords};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple, PyType};
+
+/// Where a type keeps one of its `__slots__`: an offset into each of its instances.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot(usize);
+
+impl Slot {
+    /// Finds the slot `name` of `class`, which its own `__slots__` must name.
+    pub fn of(class: &Bound<'_, PyType>, name: &str) -> PyResult<Self> {
+        let member = class.getattr("__dict__")?.get_item(name)?;
+        // SAFETY: only compares the type of a live object.
+        if unsafe { ffi::Py_TYPE(member.as_ptr()) } != &raw mut ffi::PyMemberDescr_Type {
+            return Err(PyTypeError::new_err(format!("{class:?} has no slot {name:?}")));
+        }
+        let member: *mut ffi::PyMemberDescrObject = member.as_ptr().cast();
+        // SAFETY: its type was checked, so this is its layout, and its definition lives as long as the class.
+        let offset = unsafe { (*(*member).d_member).offset };
+        Ok(Self(usize::try_from(offset)?))
+    }
+
+    /// The object in the slot.
+    ///
+    /// # Safety
+    /// `owner` is an instance of the class that the slot was found in.
+    #[inline]
+    pub unsafe fn get<'py>(self, owner: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+        // SAFETY: the caller vouches for the place; it holds NULL or a strong reference.
+        unsafe { Bound::from_borrowed_ptr_or_opt(owner.py(), *self.place(owner.as_ptr())) }
+    }
+
+    /// Whether exactly this object is in the slot.
+    ///
+    /// # Safety
+    /// As for [`get`](Slot::get).
+    #[inline]
+    pub unsafe fn is(self, owner: *mut ffi::PyObject, object: *mut ffi::PyObject) -> bool {
+        // SAFETY: the caller vouches for the place.
+        unsafe { *self.place(owner) == object }
+    }
+
+    /// Puts an object into the slot and returns the one that was there.
+    ///
+    /// # Safety
+    /// As for [`get`](Slot::get), and no other thread uses the slot.
+    #[inline]
+    pub unsafe fn replace<'py>(
+        self,
+        owner: &Bound<'py, PyAny>,
+        object: Bound<'py, PyAny>,
+    ) -> Option<Bound<'py, PyAny>> {
+        // SAFETY: the caller vouches for the place; the slot takes over our reference and we take over its.
+        unsafe {
+            let old = std::mem::replace(&mut *self.place(owner.as_ptr()), object.into_ptr());
+            Bound::from_owned_ptr_or_opt(owner.py(), old)
+        }
+    }
+
+    #[inline]
+    unsafe fn place(self, owner: *mut ffi::PyObject) -> *mut *mut ffi::PyObject {
+        // SAFETY: the caller vouches that the offset lies inside the object.
+        unsafe { owner.byte_add(self.0).cast() }
+    }
+}
+
+/// A new instance of `class` with empty slots, without running `__new__` or `__init__`.
+///
+/// # Safety
+/// All bases of `class` are Python classes made by `type(...)`, so that zeroed memory is a valid instance.
+#[inline]
+pub unsafe fn allocate<'py>(class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: attached; this is the allocator of types that `type(...)` makes: it zeroes and starts tracking.
+    unsafe { Bound::from_owned_ptr_or_err(class.py(), ffi::PyType_GenericAlloc(class.as_type_ptr(), 0)) }
+}
+
+/// Makes a class as `class name(base): ...` would.
+pub fn make_class<'py>(
+    base: &Bound<'py, PyType>,
+    name: &str,
+    slots: &[&str],
+    doc: &str,
+) -> PyResult<Bound<'py, PyType>> {
+    let py = base.py();
+    let body = PyDict::new(py);
+    body.set_item("__slots__", PyTuple::new(py, slots)?)?;
+    body.set_item("__module__", "zloop")?;
+    body.set_item("__qualname__", name)?;
+    body.set_item("__doc__", doc)?;
+    Ok(py.get_type::<PyType>().call1((name, (base,), body))?.cast_into()?)
+}
+
+/// The signature that [`method!`] wants: `self`, then what was passed.
+pub type Body = for<'a, 'py> fn(&'a Bound<'py, PyAny>, Args<'a, 'py>) -> PyResult<Bound<'py, PyAny>>;
+
+/// One method of a native type.
+pub struct Method(ffi::PyMethodDef);
+
+// SAFETY: a method definition is constant data: two strings and a function pointer.
+unsafe impl Sync for Method {}
+
+impl Method {
+    /// For [`method!`] only.
+    pub const fn of<N: Native>(name: &'static CStr, doc: &'static CStr) -> Self {
+        let function = fastcall_cfunction_with_keywords::<Entry<N>>;
+        Self(ffi::PyMethodDef {
+            ml_name: name.as_ptr(),
+            ml_meth: ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: function },
+            ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
+            ml_doc: doc.as_ptr(),
+        })
+    }
+
+    /// The method as an attribute for `class`; it refuses objects of other types.
+    pub fn bind<'py>(&'static self, class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
+        // SAFETY: the definition is static and never written to, whatever the C signature says.
+        unsafe {
+            Bound::from_owned_ptr_or_err(
+                class.py(),
+                ffi::PyDescr_NewMethod(class.as_type_ptr(), (&raw const self.0).cast_mut()),
+            )
+        }
+    }
+
+    /// Adds the method to `class`.
+    pub fn install(&'static self, class: &Bound<'_, PyType>) -> PyResult<()> {
+        // SAFETY: `method!` wrote a C string literal there.
+        let name = unsafe { CStr::from_ptr(self.0.ml_name) };
+        class.setattr(name.to_str().expect("names are ASCII"), self.bind(class)?)
+    }
+}
+
+/// A [`Body`] as a type, so that each method has a C function of its own.
+pub trait Native {
+    const BODY: Body;
+}
+
+/// Joins a [`Native`] to PyO3's trampoline, which turns panics and errors into exceptions.
+struct Entry<N>(N);
+
+impl<N: Native> MethodDef<fastcall_cfunction_with_keywords::Func> for Entry<N> {
+    const METH: fastcall_cfunction_with_keywords::Func = enter::<N>;
+}
+
+unsafe fn enter<N: Native>(
+    py: Python<'_>,
+    slf: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    nargs: ffi::Py_ssize_t,
+    kwnames: *mut ffi::PyObject,
+) -> PyResult<*mut ffi::PyObject> {
+    // SAFETY: the interpreter passes a live `self`, and `nargs` plus the length of `kwnames` live arguments.
+    let (slf, args) = unsafe { (Borrowed::from_ptr(py, slf), Args::from_raw(py, args, nargs as usize, kwnames)) };
+    (N::BODY)(&slf, args).map(Bound::into_ptr)
+}
+
+/// `method!(c"name", body, c"doc")`: a method that gets its arguments as the interpreter holds them. `body` is a
+/// [`Body`].
+macro_rules! method {
+    ($name:literal, $body:path, $doc:literal) => {{
+        struct This;
+        impl $crate::py::native::Native for This {
+            const BODY: $crate::py::native::Body = $body;
+        }
+        $crate::py::native::Method::of::<This>($name, $doc)
+    }};
+}
+pub(crate) use method;
+
+/// The arguments of one call.
+#[derive(Clone, Copy)]
+pub struct Args<'a, 'py> {
+    py: Python<'py>,
+    positional: &'a [*mut ffi::PyObject],
+    keyword: &'a [*mut ffi::PyObject],
+    names: Option<Borrowed<'a, 'py, PyTuple>>,
+}
+
+impl<'a, 'py> Args<'a, 'py> {
+    /// For [`method!`] only.
+    ///
+    /// # Safety
+    /// `args` points to `nargs` plus `len(kwnames)` live objects; `kwnames` is NULL or a tuple of strings.
+    pub unsafe fn from_raw(
+        py: Python<'py>,
+        args: *const *mut ffi::PyObject,
+        nargs: usize,
+        kwnames: *mut ffi::PyObject,
+    ) -> Self {
+        // SAFETY: the caller's promise; an empty slice needs a pointer that is not NULL.
+        unsafe {
+            let names: Option<Borrowed<'a, 'py, PyTuple>> =
+                (!kwnames.is_null()).then(|| Borrowed::from_ptr(py, kwnames).cast_unchecked());
+            let named = names.map_or(0, |names| names.len());
+            let args = if args.is_null() { std::ptr::NonNull::dangling().as_ptr() } else { args };
+            Self {
+                py,
+                positional: std::slice::from_raw_parts(args, nargs),
+                keyword: std::slice::from_raw_parts(args.add(nargs), named),
+                names,
+            }
+        }
+    }
+
+    /// The token of the attached thread.
+    #[inline]
+    pub fn py(self) -> Python<'py> {
+        self.py
+    }
+
+    /// How many were passed by position.
+    #[inline]
+    pub fn len(self) -> usize {
+        self.positional.len()
+    }
+
+    /// Whether any was passed by keyword.
+    #[inline]
+    pub fn has_keywords(self) -> bool {
+        !self.keyword.is_empty()
+    }
+
+    /// The one at this position.
+    #[inline]
+    pub fn get(self, index: usize) -> Option<Borrowed<'a, 'py, PyAny>> {
+        // SAFETY: live for the length of the call, which `'a` is.
+        self.positional.get(index).map(|object| unsafe { Borrowed::from_ptr(self.py, *object) })
+    }
+
+    /// Those that were passed by keyword.
+    pub fn keywords(self) -> impl Iterator<Item = (Borrowed<'a, 'py, PyAny>, Borrowed<'a, 'py, PyAny>)> {
+        let names = self.names;
+        self.keyword.iter().enumerate().filter_map(move |(index, object)| {
+            // SAFETY: `from_raw` was told that it is a tuple with a name for each keyword argument; both live as long as
+            // the call.
+            unsafe {
+                let name = ffi::PyTuple_GET_ITEM(names?.as_ptr(), index as ffi::Py_ssize_t);
+                Some((Borrowed::from_ptr(self.py, name), Borrowed::from_ptr(self.py, *object)))
+            }
+        })
+    }
+
+    /// The positional ones from `start` on, as a tuple.
+    #[inline]
+    pub fn tuple_from(self, start: usize) -> PyResult<Bound<'py, PyTuple>> {
+        let rest = self.positional.get(start..).unwrap_or_default();
+        // SAFETY: live for the length of the call.
+        PyTuple::new(self.py, rest.iter().map(|object| unsafe { Borrowed::<PyAny>::from_ptr(self.py, *object) }))
+    }
+
+    /// The one at `index` or passed as `name`, for methods with few, fixed parameters.
+    pub fn named(self, index: usize, name: &str) -> Option<Borrowed<'a, 'py, PyAny>> {
+        self.get(index).or_else(|| {
+            self.keywords().find(|(key, _)| key.extract::<&str>().is_ok_and(|key| key == name)).map(|(_, value)| value)
+        })
+    }
+}

@@ -1,0 +1,156 @@
+//! The run cycle: wait, queue what became ready, queue the timers that are due, run the batch; until told to stop.
+#![forbid(unsafe_code)]
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use zloop_backends::{Backend, Events, Wait};
+
+use super::errors;
+use super::event_loop::{EventLoop, now};
+use super::handle::{self, HandleTypes};
+use super::state::{Item, State};
+use super::{debug, stream};
+
+/// The most events of one wait; the rest come with the next.
+pub const EVENTS: usize = 512;
+
+/// A timer is due this much early (seconds), as in asyncio: the resolution of the clock.
+const TICK: f64 = 1e-9;
+
+/// Runs turns until the loop is told to stop. An error is an exception that asyncio lets through, and leaves the loop
+/// fit for another run.
+pub fn forever(this: &Bound<'_, EventLoop>) -> PyResult<()> {
+    let py = this.py();
+    let bound = this.get().state.with(py, |state| state.backend().and_then(Backend::bind));
+    bound.map_err(|error| errors::os_error(py, &error))?;
+    let mut turn = Turn { this, types: HandleTypes::get(py)?, events: Some(Events::with_limit(EVENTS)) };
+    let result = turn.repeat();
+    // What was written must not wait for the next run.
+    let flushed = stream::flush_dirty(this);
+    result.and(flushed)
+}
+
+struct Turn<'a, 'py> {
+    this: &'a Bound<'py, EventLoop>,
+    types: &'static HandleTypes,
+    events: Option<Events>,
+}
+
+impl Turn<'_, '_> {
+    fn repeat(&mut self) -> PyResult<()> {
+        let core = self.this.get();
+        loop {
+            self.wait()?;
+            let batch = self.collect();
+            self.run(batch)?;
+            if core.is_stopping() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for I/O, unless callbacks are ready and the kernel was asked a moment ago.
+    fn wait(&mut self) -> PyResult<()> {
+        let (py, core) = (self.this.py(), self.this.get());
+        core.take_inbox(py);
+        let garbage = core.state.with(py, |state| drop_cancelled(self.types, state));
+        drop(garbage);
+        let ready = core
+            .state
+            .with(py, |state| state.sched.ready_len() > 0 && !core.is_stopping() && !state.slice.is_over(now()));
+        if ready {
+            return Ok(());
+        }
+        stream::flush_dirty(self.this)?;
+        self.poll()?;
+        py.check_signals()
+    }
+
+    /// The one place where the loop sleeps. The interpreter is let go only if it may.
+    fn poll(&mut self) -> PyResult<()> {
+        let (py, core) = (self.this.py(), self.this.get());
+        let mut events = self.events.take().unwrap_or_else(|| Events::with_limit(EVENTS));
+        let (wait, mut backend) = core.state.with(py, |state| {
+            let wait = state.sched.wait(now, core.is_stopping());
+            (wait, state.backend.take().expect("only this thread takes it, and it puts it back"))
+        });
+        let result = match wait {
+            Wait::Now => backend.poll(wait, &mut events),
+            _ => py.detach(|| backend.poll(wait, &mut events)),
+        };
+        core.state.with(py, |state| {
+            state.backend = Some(backend);
+            state.slice.restart(now());
+            events.drain().for_each(|event| state.dispatch(py, event));
+        });
+        self.events = Some(events);
+        core.take_inbox(py);
+        result.map_err(|error| errors::os_error(py, &error))
+    }
+
+    /// Queues the timers that are due; answers how many callbacks belong to this turn.
+    fn collect(&self) -> usize {
+        let (py, core) = (self.this.py(), self.this.get());
+        core.state.with(py, |state| {
+            if !state.sched.timers.is_empty() {
+                let types = self.types;
+                state.sched.queue_due(now(), TICK, |item| {
+                    if let Item::Handle(handle) = item {
+                        handle::unschedule(types, handle.bind(py));
+                    }
+                });
+            }
+            state.sched.ready_len()
+        })
+    }
+
+    fn run(&self, batch: usize) -> PyResult<()> {
+        let (py, core) = (self.this.py(), self.this.get());
+        for _ in 0..batch {
+            let Some(item) = core.state.with(py, |state| state.sched.pop()) else {
+                break;
+            };
+            if core.is_debug() {
+                debug::run(self.this, item, |item| self.run_item(item))?;
+            } else {
+                self.run_item(&item)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn run_item(&self, item: &Item) -> PyResult<()> {
+        match item {
+            Item::Handle(handle) => handle::run(self.types, self.this, handle.bind(self.this.py())),
+            Item::Ready(token, interest) => stream::on_ready(self.this, *token, *interest),
+            Item::Sent(token, result) => stream::on_sent(self.this, *token, *result),
+        }
+    }
+}
+
+/// Takes cancelled timers out, so that none wakes the loop and a majority of them does not fill memory.
+fn drop_cancelled(types: &HandleTypes, state: &mut State) -> Vec<Item> {
+    let timers = &mut state.sched.timers;
+    if !timers.has_cancelled() {
+        return Vec::new();
+    }
+    let cancelled = |item: &Item| matches!(item, Item::Handle(handle) if handle::is_cancelled(types, handle));
+    let mut garbage = timers.compact(cancelled);
+    while let Some(item) = timers.pop_head_if(cancelled) {
+        garbage.push(item);
+    }
+    garbage
+}
+
+/// Reports an exception of a callback that has no handle, in asyncio's words.
+pub fn report(this: &Bound<'_, EventLoop>, callback: &str, error: PyErr) -> PyResult<()> {
+    let py = this.py();
+    if super::call::escapes(py, &error) {
+        return Err(error);
+    }
+    let context = pyo3::types::PyDict::new(py);
+    context.set_item("message", format!("Exception in callback {callback}"))?;
+    context.set_item("exception", error.value(py))?;
+    this.call_method1(intern!(py, "call_exception_handler"), (context,)).map(drop)
+}

@@ -1,0 +1,137 @@
+//! What a loop owns: its queues, its backend and everything registered with it.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::RawFd;
+
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use zloop_backends::{AnyBackend, Event, Interest, Slots, Token, What};
+
+use crate::io::{ReadSize, WriteQueue};
+use crate::sched::{Scheduler, Slice};
+
+/// A callback in the ready queue or among the timers.
+pub enum Item {
+    /// A handle, ours or asyncio's.
+    Handle(Py<PyAny>),
+    /// A stream transport turned ready.
+    Ready(Token, Interest),
+    /// A send that was in flight has ended: bytes or a negative errno.
+    Sent(Token, i32),
+}
+
+/// What a token stands for.
+pub enum Source {
+    /// An fd under `add_reader` or `add_writer`.
+    Watch(Watch),
+    /// A stream transport, kept alive by this until its connection is lost.
+    Stream(Py<PyAny>),
+    /// The bytes of a transport that is gone while the kernel still sends them.
+    Draining(WriteQueue<PyBackedBytes>),
+}
+
+/// The handles of one watched fd.
+#[derive(Default)]
+pub struct Watch {
+    pub fd: RawFd,
+    pub reader: Option<Py<PyAny>>,
+    pub writer: Option<Py<PyAny>>,
+}
+
+impl Watch {
+    /// What the backend should report.
+    pub fn interest(&self) -> Interest {
+        let read = if self.reader.is_some() { Interest::READ } else { Interest::NONE };
+        let write = if self.writer.is_some() { Interest::WRITE } else { Interest::NONE };
+        read | write
+    }
+
+    /// The place of the handle for one direction.
+    pub fn side(&mut self, direction: Interest) -> &mut Option<Py<PyAny>> {
+        if direction == Interest::READ { &mut self.reader } else { &mut self.writer }
+    }
+}
+
+/// Everything of a loop that only its own thread should touch.
+pub struct State {
+    pub sched: Scheduler<Item>,
+    pub slice: Slice,
+    /// Absent while a thread waits in it, and after the loop was closed.
+    pub backend: Option<Box<AnyBackend>>,
+    pub sources: Slots<Source>,
+    /// Who owns an fd: its watch or its stream transport.
+    pub fds: HashMap<RawFd, Token>,
+    /// Stream transports with bytes to flush before the next wait.
+    pub dirty: Vec<Py<PyAny>>,
+    /// Where small messages are read; made when the first one comes.
+    scratch: Vec<u8>,
+    pub task_factory: Option<Py<PyAny>>,
+}
+
+impl State {
+    pub fn new(backend: AnyBackend) -> Self {
+        Self {
+            sched: Scheduler::default(),
+            slice: Slice::default(),
+            backend: Some(Box::new(backend)),
+            sources: Slots::new(),
+            fds: HashMap::new(),
+            dirty: Vec::new(),
+            scratch: Vec::new(),
+            task_factory: None,
+        }
+    }
+
+    /// The backend, unless another thread waits in it or the loop is closed.
+    pub fn backend(&mut self) -> io::Result<&mut AnyBackend> {
+        self.backend.as_deref_mut().ok_or_else(|| {
+            io::Error::other("Non-thread-safe operation invoked on an event loop other than the current one")
+        })
+    }
+
+    /// The buffer that all small reads of the loop share.
+    pub fn scratch(&mut self) -> &mut Vec<u8> {
+        self.scratch.reserve_exact(ReadSize::LARGEST);
+        &mut self.scratch
+    }
+
+    /// Queues what a wait has reported, in the order in which it came.
+    pub fn dispatch(&mut self, py: Python<'_>, event: Event) {
+        let token = event.token;
+        match (self.sources.get_mut(token), event.what) {
+            (Some(Source::Stream(_)), What::Ready(interest)) => self.sched.push(Item::Ready(token, interest)),
+            (Some(Source::Stream(_)), What::Sent(result)) => self.sched.push(Item::Sent(token, result)),
+            (Some(Source::Watch(watch)), What::Ready(interest)) => {
+                let ready = [(Interest::READ, &watch.reader), (Interest::WRITE, &watch.writer)];
+                for (_, handle) in ready.iter().filter(|(direction, _)| interest.contains(*direction)) {
+                    if let Some(handle) = handle {
+                        self.sched.push(Item::Handle(handle.clone_ref(py)));
+                    }
+                }
+            }
+            // The kernel is done with the bytes. They are plain `bytes`: dropping them runs no code.
+            (Some(Source::Draining(_)), What::Sent(_)) => drop(self.sources.remove(token)),
+            // A watch sends nothing, a draining stream listens no more, and a stale token is nobody's.
+            _ => {}
+        }
+    }
+
+    /// All objects in here, for the garbage collector.
+    pub fn each_object(&self, mut visit: impl FnMut(&Py<PyAny>)) {
+        for item in self.sched.iter() {
+            if let Item::Handle(handle) = item {
+                visit(handle);
+            }
+        }
+        for (_, source) in self.sources.iter() {
+            match source {
+                Source::Watch(watch) => watch.reader.iter().chain(&watch.writer).for_each(&mut visit),
+                Source::Stream(transport) => visit(transport),
+                Source::Draining(_) => {}
+            }
+        }
+        self.dirty.iter().chain(&self.task_factory).for_each(visit);
+    }
+}

@@ -1,0 +1,120 @@
+//! Closing: on request, by the peer, or by an error. `connection_lost` is always scheduled, never called from `close()`.
+#![forbid(unsafe_code)]
+
+use pyo3::exceptions::{PyConnectionError, PyOSError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use super::super::call;
+use super::super::event_loop::EventLoop;
+use super::{Conn, detach, tell_server, write};
+
+/// `transport.close()`: no more is read, what was written still leaves.
+pub fn close(conn: Conn<'_, '_>) -> PyResult<()> {
+    if conn.state(|state| std::mem::replace(&mut state.closing, true)) {
+        return Ok(());
+    }
+    write::flush(conn)?;
+    let idle = conn.state(|state| {
+        let idle = state.is_idle() && state.conn_lost == 0;
+        state.conn_lost += u32::from(idle);
+        idle
+    });
+    if idle { schedule_lost(conn, conn.py().None().bind(conn.py())) } else { Ok(()) }
+}
+
+/// Ends the connection at once, because of `error` or because of `abort()`.
+pub fn force(conn: Conn<'_, '_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
+    let garbage = conn.state(|state| {
+        if state.conn_lost > 0 {
+            return None;
+        }
+        state.closing = true;
+        state.conn_lost = 1;
+        // The head of the queue belongs to the kernel while it is in flight; it goes when the transport is detached.
+        Some(if state.in_flight { Default::default() } else { state.queue.take_all() })
+    });
+    match garbage {
+        Some(_) => schedule_lost(conn, error),
+        None => Ok(()),
+    }
+}
+
+/// A call of the protocol or of the kernel failed: reports what is not an ordinary network error, and closes.
+#[cold]
+pub fn failed(conn: Conn<'_, '_>, error: PyErr, message: &str) -> PyResult<()> {
+    let py = conn.py();
+    if call::escapes(py, &error) {
+        return Err(error);
+    }
+    if error.is_instance_of::<PyOSError>(py) {
+        if conn.event_loop.get().is_debug() {
+            let options = PyDict::new(py);
+            options.set_item("exc_info", error.value(py))?;
+            let logger = py.import("asyncio.log")?.getattr("logger")?;
+            logger.call_method("debug", ("%r: %s", conn.transport, message), Some(&options))?;
+        }
+    } else {
+        let context = PyDict::new(py);
+        context.set_item("message", message)?;
+        context.set_item("exception", error.value(py))?;
+        context.set_item("transport", conn.transport)?;
+        context.set_item("protocol", conn.protocol())?;
+        conn.event_loop.call_method1(intern!(py, "call_exception_handler"), (context,))?;
+    }
+    force(conn, error.value(py).as_any())
+}
+
+fn schedule_lost(conn: Conn<'_, '_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
+    let method = conn.transport.getattr(intern!(conn.py(), "_call_connection_lost"))?;
+    EventLoop::call_soon(conn.event_loop, method, PyTuple::new(conn.py(), [error])?).map(drop)
+}
+
+/// Tells the protocol, then closes the socket and lets go of everything, whatever the protocol did.
+pub fn lost(conn: Conn<'_, '_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = conn.py();
+    let told = match conn.protocol() {
+        Some(protocol) => protocol.call_method1(intern!(py, "connection_lost"), (error,)).map(drop),
+        None => Ok(()),
+    };
+    let closed = release(conn);
+    let waiter = conn.state(|state| {
+        state.conn_lost += u32::from(state.conn_lost == 0);
+        state.empty_waiter.as_ref().map(|waiter| waiter.clone_ref(py))
+    });
+    if let Some(waiter) = waiter {
+        let error = PyConnectionError::new_err("Connection is closed by peer");
+        waiter.call_method1(py, intern!(py, "set_exception"), (error,))?;
+    }
+    told.and(closed)
+}
+
+/// Closes the socket, once, and leaves the loop and the server.
+pub fn release(conn: Conn<'_, '_>) -> PyResult<()> {
+    let py = conn.py();
+    detach(conn);
+    let (sock, server, _garbage) =
+        conn.state(|state| (state.sock.take(), state.server.take(), (state.protocol.take(), state.queue.take_all())));
+    let closed = sock.map_or(Ok(()), |sock| sock.call_method0(py, intern!(py, "close")).map(drop));
+    if let Some(server) = server {
+        tell_server(conn, server.bind(py), intern!(py, "_detach"))?;
+    }
+    closed
+}
+
+/// Ends the sending direction of the socket.
+pub fn shutdown(conn: Conn<'_, '_>) -> PyResult<()> {
+    let py = conn.py();
+    let how = py.import("socket")?.getattr(intern!(py, "SHUT_WR"))?;
+    match conn.state(|state| state.sock.as_ref().map(|sock| sock.clone_ref(py))) {
+        Some(sock) => sock.call_method1(py, intern!(py, "shutdown"), (how,)).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// `logger.debug(*arguments)`.
+pub fn log_debug<'py>(py: Python<'py>, arguments: impl pyo3::call::PyCallArgs<'py>) -> PyResult<()> {
+    let logger = py.import("asyncio.log")?.getattr("logger")?;
+    logger.call_method1(intern!(py, "debug"), arguments).map(drop)
+}

@@ -1,0 +1,339 @@
+//! The methods of `StreamTransport`, asyncio's public ones and those that asyncio's own code calls.
+#![forbid(unsafe_code)]
+
+use pyo3::exceptions::{PyResourceWarning, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyType};
+
+use super::super::call;
+use super::super::native::{Args, Method, method};
+use super::{Conn, attach, close, detach, look_again, with_conn, write};
+
+static METHODS: [Method; 24] = [
+    method!(c"write", write_data, c"Write some data; it is sent by the end of this turn of the loop."),
+    method!(c"writelines", writelines, c"Write a list (or any iterable) of data."),
+    method!(c"write_eof", write_eof, c"Close the sending direction once all data has left."),
+    method!(c"can_write_eof", can_write_eof, c"True: stream sockets can."),
+    method!(c"close", close_transport, c"Stop reading; close once all data has left."),
+    method!(c"abort", abort, c"Close at once; data that the kernel does not have yet is lost."),
+    method!(c"is_closing", is_closing, c"Whether the transport is closing or closed."),
+    method!(c"is_reading", is_reading, c"Whether the transport is receiving."),
+    method!(c"pause_reading", pause_reading, c"Receive nothing until resume_reading()."),
+    method!(c"resume_reading", resume_reading, c"Receive again."),
+    method!(c"set_protocol", set_protocol, c"Change the protocol, of either kind."),
+    method!(c"get_protocol", get_protocol, c"The current protocol."),
+    method!(c"get_write_buffer_size", get_write_buffer_size, c"How many bytes the kernel has not taken."),
+    method!(c"get_write_buffer_limits", get_write_buffer_limits, c"The marks of flow control: (low, high), in bytes."),
+    method!(c"set_write_buffer_limits", set_write_buffer_limits, c"Set the marks of flow control, in bytes."),
+    method!(c"_start_reading", start_reading, c"connection_made() has been called."),
+    method!(c"_call_connection_lost", call_connection_lost, c"Tell the protocol, then close the socket."),
+    method!(c"_force_close", force_close, c"Close at once because of an exception; asyncio's TLS uses it."),
+    method!(c"_make_empty_waiter", make_empty_waiter, c"A future done when all data has left; for sendfile."),
+    method!(c"_reset_empty_waiter", reset_empty_waiter, c"The file was sent."),
+    method!(c"_lend_fd", lend_fd, c"Take the fd out of the backend, so that sendfile can watch it."),
+    method!(c"_return_fd", return_fd, c"The inverse of _lend_fd()."),
+    method!(c"__repr__", repr, c"State, fd and buffer size."),
+    method!(c"__del__", del, c"Warns about a transport that was never closed, and closes its socket."),
+];
+
+static PROPERTIES: [(&str, Method); 8] = [
+    ("_sock", method!(c"_get_sock", get_sock, c"The socket, or None once closed.")),
+    ("_sock_fd", method!(c"_get_sock_fd", get_sock_fd, c"The socket's fd, or what it was.")),
+    ("_loop", method!(c"_get_loop", get_loop, c"The loop, or None once closed.")),
+    ("_protocol", method!(c"_get_protocol", get_protocol, c"The protocol, or None once closed.")),
+    ("_server", method!(c"_get_server", get_server, c"The server that accepted it, or None.")),
+    ("_closing", method!(c"_get_closing", is_closing, c"Whether the transport is closing or closed.")),
+    ("_conn_lost", method!(c"_get_conn_lost", get_conn_lost, c"Whether connection_lost() is scheduled, and more.")),
+    ("_paused", method!(c"_get_paused", get_paused, c"Whether reading is paused.")),
+];
+
+/// Adds methods, properties and the marks that asyncio looks for.
+pub fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
+    let py = class.py();
+    for method in &METHODS {
+        method.install(class)?;
+    }
+    let property = py.import("builtins")?.getattr("property")?;
+    for (name, getter) in &PROPERTIES {
+        class.setattr(*name, property.call1((getter.bind(class)?,))?)?;
+    }
+    class.setattr("_start_tls_compatible", true)?;
+    let mode = py.import("asyncio.constants")?.getattr("_SendfileMode")?.getattr("TRY_NATIVE")?;
+    class.setattr("_sendfile_compatible", mode)
+}
+
+type Answer<'py> = PyResult<Bound<'py, PyAny>>;
+
+fn none(py: Python<'_>) -> Bound<'_, PyAny> {
+    py.None().into_bound(py)
+}
+
+fn flag(py: Python<'_>, value: bool) -> Bound<'_, PyAny> {
+    PyBool::new(py, value).to_owned().into_any()
+}
+
+/// Runs `body` and answers None.
+fn act<'py>(slf: &Bound<'py, PyAny>, body: impl FnOnce(Conn<'_, 'py>) -> PyResult<()>) -> Answer<'py> {
+    with_conn(slf, body)?;
+    Ok(none(slf.py()))
+}
+
+/// The argument `name`, which must be there.
+fn required<'a, 'py>(args: Args<'a, 'py>, method: &str, name: &str) -> PyResult<Borrowed<'a, 'py, PyAny>> {
+    args.named(0, name).ok_or_else(|| {
+        PyTypeError::new_err(format!("StreamTransport.{method}() missing 1 required positional argument: '{name}'"))
+    })
+}
+
+fn write_data<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
+    let data = required(args, "write", "data")?;
+    act(slf, |conn| write::write(conn, &data))
+}
+
+fn writelines<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
+    let lines = required(args, "writelines", "list_of_data")?;
+    act(slf, |conn| write::writelines(conn, &lines))
+}
+
+fn write_eof<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    act(slf, |conn| {
+        let first = conn.state(|state| !state.closing && !std::mem::replace(&mut state.eof, true));
+        if !first {
+            return Ok(());
+        }
+        write::flush(conn)?;
+        if conn.state(|state| state.is_idle()) { close::shutdown(conn) } else { Ok(()) }
+    })
+}
+
+fn can_write_eof<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    Ok(flag(slf.py(), true))
+}
+
+fn close_transport<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    act(slf, close::close)
+}
+
+fn abort<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    act(slf, |conn| {
+        // What was written before has been sent by now on asyncio.
+        write::flush(conn)?;
+        close::force(conn, &none(conn.py()))
+    })
+}
+
+fn is_closing<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    with_conn(slf, |conn| Ok(flag(conn.py(), conn.state(|state| state.closing))))
+}
+
+fn is_reading<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    with_conn(slf, |conn| Ok(flag(conn.py(), conn.state(|state| !state.closing && !state.paused))))
+}
+
+fn pause_reading<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    act(slf, |conn| {
+        let first = conn.state(|state| !state.closing && !std::mem::replace(&mut state.paused, true));
+        if first && conn.event_loop.get().is_debug() {
+            return close::log_debug(conn.py(), ("%r pauses reading", conn.transport));
+        }
+        Ok(())
+    })
+}
+
+fn resume_reading<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    act(slf, |conn| {
+        let py = conn.py();
+        if conn.state(|state| state.closing || !state.paused) {
+            return Ok(());
+        }
+        let context = call::copy_context(py)?.unbind();
+        let (readable, _old) = conn.state(|state| {
+            state.paused = false;
+            state.started = true;
+            (state.readable, std::mem::replace(&mut state.context, context))
+        });
+        if readable {
+            look_again(conn);
+        }
+        if conn.event_loop.get().is_debug() {
+            return close::log_debug(py, ("%r resumes reading", conn.transport));
+        }
+        Ok(())
+    })
+}
+
+fn set_protocol<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
+    let protocol = required(args, "set_protocol", "protocol")?;
+    act(slf, |conn| set_protocol_of(conn, &protocol))
+}
+
+/// Takes a protocol and finds out of which kind it is.
+pub fn set_protocol_of(conn: Conn<'_, '_>, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = conn.py();
+    let kind = py.import("asyncio.protocols")?.getattr(intern!(py, "BufferedProtocol"))?;
+    let buffered = protocol.is_instance(&kind)?;
+    let protocol = protocol.clone().unbind();
+    let _old = conn.state(|state| {
+        state.buffered = buffered;
+        state.protocol.replace(protocol)
+    });
+    Ok(())
+}
+
+fn get_protocol<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    with_conn(slf, |conn| Ok(conn.protocol().unwrap_or_else(|| none(conn.py()))))
+}
+
+fn get_write_buffer_size<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    with_conn(slf, |conn| {
+        write::flush(conn)?;
+        Ok(conn.state(|state| state.queue.len()).into_pyobject(conn.py())?.into_any())
+    })
+}
+
+fn get_write_buffer_limits<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    with_conn(slf, |conn| Ok(conn.state(|state| state.mark.limits()).into_pyobject(conn.py())?.into_any()))
+}
+
+fn set_write_buffer_limits<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
+    let limit = |index, name| args.named(index, name).filter(|limit| !limit.is_none()).map(|limit| limit.extract());
+    let high: Option<i64> = limit(0, "high").transpose()?;
+    let low: Option<i64> = limit(1, "low").transpose()?;
+    act(slf, |conn| {
+        conn.state(|state| state.mark.set(high, low)).map_err(|limits| {
+            let (high, low) = (limits.high, limits.low);
+            PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
+        })?;
+        write::flush(conn)?;
+        write::pause_if_full(conn)
+    })
+}
+
+fn start_reading<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    act(slf, |conn| {
+        let readable = conn.state(|state| {
+            state.started = true;
+            state.readable && state.reads()
+        });
+        if readable {
+            look_again(conn);
+        }
+        Ok(())
+    })
+}
+
+fn call_connection_lost<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
+    let error = required(args, "_call_connection_lost", "exc")?;
+    act(slf, |conn| close::lost(conn, &error))
+}
+
+fn force_close<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
+    let error = required(args, "_force_close", "exc")?;
+    act(slf, |conn| close::force(conn, &error))
+}
+
+fn make_empty_waiter<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    with_conn(slf, |conn| {
+        let py = conn.py();
+        if conn.state(|state| state.empty_waiter.is_some()) {
+            return Err(PyRuntimeError::new_err("Empty waiter is already set"));
+        }
+        write::flush(conn)?;
+        let waiter = conn.event_loop.call_method0(intern!(py, "create_future"))?;
+        if conn.state(|state| state.is_idle()) {
+            waiter.call_method1(intern!(py, "set_result"), (py.None(),))?;
+        }
+        let kept = waiter.clone().unbind();
+        conn.state(|state| state.empty_waiter = Some(kept));
+        Ok(waiter)
+    })
+}
+
+fn reset_empty_waiter<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    act(slf, |conn| {
+        let _old = conn.state(|state| state.empty_waiter.take());
+        Ok(())
+    })
+}
+
+fn lend_fd<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    act(slf, |conn| {
+        detach(conn);
+        Ok(())
+    })
+}
+
+fn return_fd<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    act(slf, |conn| if conn.state(|state| state.sock.is_some()) { attach(conn) } else { Ok(()) })
+}
+
+fn get_sock<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    object_of(slf, |state| state.sock.as_ref())
+}
+
+fn get_server<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    object_of(slf, |state| state.server.as_ref())
+}
+
+/// One of the objects in the state, or None.
+fn object_of<'py>(slf: &Bound<'py, PyAny>, pick: impl FnOnce(&super::State) -> Option<&Py<PyAny>>) -> Answer<'py> {
+    with_conn(slf, |conn| {
+        let py = conn.py();
+        Ok(conn.state(|state| pick(state).map(|object| object.bind(py).clone())).unwrap_or_else(|| none(py)))
+    })
+}
+
+fn get_sock_fd<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    with_conn(slf, |conn| Ok(conn.stream.get().fd.into_pyobject(conn.py())?.into_any()))
+}
+
+fn get_loop<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    with_conn(slf, |conn| {
+        let open = conn.state(|state| state.sock.is_some());
+        Ok(if open { conn.event_loop.clone().into_any() } else { none(conn.py()) })
+    })
+}
+
+fn get_conn_lost<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    with_conn(slf, |conn| Ok(conn.state(|state| state.conn_lost).into_pyobject(conn.py())?.into_any()))
+}
+
+fn get_paused<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    with_conn(slf, |conn| Ok(flag(conn.py(), conn.state(|state| state.paused))))
+}
+
+fn repr<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    let text = with_conn(slf, |conn| {
+        let fd = conn.stream.get().fd;
+        Ok(conn.state(|state| {
+            let life = match (&state.sock, state.closing) {
+                (None, _) => " closed",
+                (_, true) => " closing",
+                _ => "",
+            };
+            let read = if state.reads() { "polling" } else { "idle" };
+            let write = if state.blocked || state.in_flight { "polling" } else { "idle" };
+            let size = state.queue.len();
+            format!("<StreamTransport{life} fd={fd} read={read} write=<{write}, bufsize={size}>>")
+        }))
+    });
+    // Half-made, as a debugger may see it.
+    let text = text.unwrap_or_else(|_| String::from("<StreamTransport unconnected>"));
+    Ok(text.into_pyobject(slf.py())?.into_any())
+}
+
+fn del<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+    let py = slf.py();
+    let open = with_conn(slf, |conn| Ok(conn.state(|state| state.sock.is_some())));
+    if !open.unwrap_or(false) {
+        return Ok(none(py));
+    }
+    let text = format!("unclosed transport {}", slf.repr()?);
+    let options = pyo3::types::PyDict::new(py);
+    options.set_item("source", slf)?;
+    let category = py.get_type::<PyResourceWarning>();
+    let warned = py.import("warnings")?.call_method("warn", (text, category), Some(&options));
+    let released = act(slf, close::release);
+    warned.and(released)
+}

@@ -1,0 +1,384 @@
+//! Stream transports: TCP and Unix sockets as `asyncio.Transport`s.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod.rs` | the type, making one, and where the loop enters |
+//! | `read.rs` | from the socket to the protocol |
+//! | `write.rs` | from `write()` to the socket, with flow control |
+//! | `close.rs` | closing, errors, `connection_lost` |
+//! | `methods.rs` | what Python sees |
+//!
+//! A transport is an instance of a Python class derived from `asyncio.Transport`, with one native object, the
+//! [`Stream`], in a slot. The loop's table of sources keeps the transport alive until its connection is lost.
+
+mod close;
+mod methods;
+mod read;
+mod write;
+
+use std::os::fd::RawFd;
+
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyTuple, PyType};
+use zloop_backends::{Backend, Interest, Token};
+
+use super::call;
+use super::cell::Guarded;
+use super::errors;
+use super::event_loop::EventLoop;
+use super::native::{Slot, allocate, make_class};
+use super::run;
+use super::state::{Item, Source};
+use crate::io::{ReadSize, Watermark, WriteQueue};
+
+pub use write::flush_dirty;
+
+/// The native half of a transport.
+#[pyclass(name = "Stream", module = "zloop._zloop", frozen)]
+pub struct Stream {
+    fd: RawFd,
+    event_loop: Py<EventLoop>,
+    state: Guarded<State>,
+}
+
+/// What changes during the life of a transport.
+struct State {
+    /// Its place in the loop's table; none once it was taken out, or while it lends its fd.
+    token: Option<Token>,
+    /// The Python socket that owns the fd; none once closed.
+    sock: Option<Py<PyAny>>,
+    protocol: Option<Py<PyAny>>,
+    /// Whether the protocol hands out its own buffers.
+    buffered: bool,
+    server: Option<Py<PyAny>>,
+    /// Protocol methods run in this context: that of the transport's creation, or of the last `resume_reading()`.
+    context: Py<PyAny>,
+    /// Done when all bytes have left; set while `sendfile` wants the transport idle.
+    empty_waiter: Option<Py<PyAny>>,
+
+    queue: WriteQueue<PyBackedBytes>,
+    mark: Watermark,
+    /// On the loop's list of transports to flush.
+    dirty: bool,
+    /// The kernel would take no more; a report of writability follows.
+    blocked: bool,
+    /// The backend has the head of the queue; a report of its end follows.
+    in_flight: bool,
+
+    read_size: ReadSize,
+    /// Reading began: `connection_made` has been called.
+    started: bool,
+    /// The fd was reported readable and has not run dry since.
+    readable: bool,
+    /// The peer is gone or has shut down: read on to the end, no further report will come.
+    hung_up: bool,
+    /// The end of the stream was read.
+    ended: bool,
+    paused: bool,
+
+    /// `write_eof()` was called.
+    eof: bool,
+    closing: bool,
+    /// Above zero once `connection_lost` is scheduled; then counts the writes that were dropped.
+    conn_lost: u32,
+}
+
+/// A transport with its parts at hand: what the functions of this module work on.
+#[derive(Clone, Copy)]
+struct Conn<'a, 'py> {
+    transport: &'a Bound<'py, PyAny>,
+    stream: &'a Bound<'py, Stream>,
+    event_loop: &'a Bound<'py, EventLoop>,
+}
+
+impl<'a, 'py> Conn<'a, 'py> {
+    fn py(self) -> Python<'py> {
+        self.transport.py()
+    }
+
+    fn state<R>(self, body: impl FnOnce(&mut State) -> R) -> R {
+        self.stream.get().state.with(self.py(), body)
+    }
+
+    fn protocol(self) -> Option<Bound<'py, PyAny>> {
+        self.state(|state| state.protocol.as_ref().map(|protocol| protocol.bind(self.py()).clone()))
+    }
+
+    fn context(self) -> Bound<'py, PyAny> {
+        self.state(|state| state.context.bind(self.py()).clone())
+    }
+}
+
+/// Runs `body` on a transport. It must be one of ours: methods check that before they are called.
+fn with_conn<'py, R>(transport: &Bound<'py, PyAny>, body: impl FnOnce(Conn<'_, 'py>) -> PyResult<R>) -> PyResult<R> {
+    let slot = TransportType::get(transport.py())?.stream;
+    // SAFETY: only instances of the class with this slot come here, whether by the loop's table or a method's self.
+    let stream = unsafe { slot.get(transport) };
+    let stream =
+        stream.ok_or_else(|| pyo3::exceptions::PyRuntimeError::new_err("the transport was never connected"))?;
+    let stream = stream.cast::<Stream>()?;
+    let event_loop = stream.get().event_loop.bind(transport.py());
+    body(Conn { transport, stream, event_loop })
+}
+
+/// The transport class and its slots.
+struct TransportType {
+    class: Py<PyType>,
+    stream: Slot,
+    extra: Slot,
+}
+
+impl TransportType {
+    fn get(py: Python<'_>) -> PyResult<&'static Self> {
+        static TYPE: PyOnceLock<TransportType> = PyOnceLock::new();
+        TYPE.get_or_try_init(py, || {
+            let transports = py.import("asyncio.transports")?;
+            let base = transports.getattr("Transport")?.cast_into()?;
+            let root = transports.getattr("BaseTransport")?.cast_into()?;
+            let slots = ["_stream", "__dict__", "__weakref__"];
+            let class = make_class(&base, "StreamTransport", &slots, "A connected stream socket on a zloop loop.")?;
+            methods::install(&class)?;
+            Ok(Self { stream: Slot::of(&class, "_stream")?, extra: Slot::of(&root, "_extra")?, class: class.unbind() })
+        })
+    }
+}
+
+/// Adds the class to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let class = TransportType::get(module.py())?.class.bind(module.py());
+    module.add("StreamTransport", class)
+}
+
+/// What a transport is made of.
+pub struct Parts<'py> {
+    pub sock: Bound<'py, PyAny>,
+    pub protocol: Bound<'py, PyAny>,
+    /// Completed once `connection_made` has been called.
+    pub waiter: Option<Bound<'py, PyAny>>,
+    /// The start of what `get_extra_info` knows.
+    pub extra: Option<Bound<'py, PyAny>>,
+    pub server: Option<Bound<'py, PyAny>>,
+}
+
+/// Makes a transport and schedules its start, in asyncio's order: `connection_made`, reading, the waiter.
+pub fn create<'py>(this: &Bound<'py, EventLoop>, parts: Parts<'py>) -> PyResult<Bound<'py, PyAny>> {
+    let py = this.py();
+    let types = TransportType::get(py)?;
+    this.call_method1(intern!(py, "_ensure_fd_no_transport"), (&parts.sock,))?;
+    let fd: RawFd = parts.sock.call_method0(intern!(py, "fileno"))?.extract()?;
+    let extra = describe_socket(&parts.sock, parts.extra.as_ref())?;
+    py.import("asyncio.base_events")?.call_method1(intern!(py, "_set_nodelay"), (&parts.sock,))?;
+    let state = State::new(&parts, call::copy_context(py)?.unbind());
+    let stream = Bound::new(py, Stream { fd, event_loop: this.clone().unbind(), state: Guarded::new(state) })?;
+    // SAFETY: the class was made by `make_class`, and nobody else has the object yet.
+    let transport = unsafe {
+        let transport = allocate(types.class.bind(py))?;
+        types.stream.replace(&transport, stream.into_any());
+        types.extra.replace(&transport, extra);
+        transport
+    };
+    with_conn(&transport, |conn| {
+        methods::set_protocol_of(conn, &parts.protocol)?;
+        attach(conn)?;
+        if let Some(server) = &parts.server {
+            tell_server(conn, server, intern!(py, "_attach"))?;
+        }
+        EventLoop::call_soon(
+            this,
+            parts.protocol.getattr(intern!(py, "connection_made"))?,
+            PyTuple::new(py, [&transport])?,
+        )?;
+        EventLoop::call_soon(this, transport.getattr(intern!(py, "_start_reading"))?, PyTuple::empty(py))?;
+        if let Some(waiter) = parts.waiter {
+            let set = py.import("asyncio.futures")?.getattr(intern!(py, "_set_result_unless_cancelled"))?;
+            EventLoop::call_soon(this, set, (waiter, py.None()).into_pyobject(py)?)?;
+        }
+        Ok(())
+    })?;
+    Ok(transport)
+}
+
+impl State {
+    fn new(parts: &Parts<'_>, context: Py<PyAny>) -> Self {
+        Self {
+            token: None,
+            sock: Some(parts.sock.clone().unbind()),
+            protocol: None,
+            buffered: false,
+            server: parts.server.as_ref().map(|server| server.clone().unbind()),
+            context,
+            empty_waiter: None,
+            queue: WriteQueue::default(),
+            mark: Watermark::default(),
+            dirty: false,
+            blocked: false,
+            in_flight: false,
+            read_size: ReadSize::default(),
+            started: false,
+            readable: false,
+            hung_up: false,
+            ended: false,
+            paused: false,
+            eof: false,
+            closing: false,
+            conn_lost: 0,
+        }
+    }
+
+    /// Whether bytes should be read as they come.
+    fn reads(&self) -> bool {
+        self.started && !self.paused && !self.closing && !self.ended && self.conn_lost == 0
+    }
+
+    /// Whether all bytes have left.
+    fn is_idle(&self) -> bool {
+        self.queue.is_empty() && !self.in_flight
+    }
+}
+
+/// Fills in what `get_extra_info` knows of any socket.
+fn describe_socket<'py>(sock: &Bound<'py, PyAny>, extra: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+    let py = sock.py();
+    let extra = match extra {
+        Some(extra) => extra.clone(),
+        None => PyDict::new(py).into_any(),
+    };
+    let shown = py.import("asyncio.trsock")?.call_method1(intern!(py, "TransportSocket"), (sock,))?;
+    extra.set_item(intern!(py, "socket"), shown)?;
+    extra.set_item(intern!(py, "sockname"), sock.call_method0(intern!(py, "getsockname")).ok())?;
+    if !extra.contains(intern!(py, "peername"))? {
+        extra.set_item(intern!(py, "peername"), sock.call_method0(intern!(py, "getpeername")).ok())?;
+    }
+    Ok(extra)
+}
+
+/// Counts the transport in or out at its server. Since 3.13 servers know which transports they have.
+fn tell_server(
+    conn: Conn<'_, '_>,
+    server: &Bound<'_, PyAny>,
+    method: &Bound<'_, pyo3::types::PyString>,
+) -> PyResult<()> {
+    if conn.py().version_info() >= (3, 13) {
+        server.call_method1(method, (conn.transport,)).map(drop)
+    } else {
+        server.call_method0(method).map(drop)
+    }
+}
+
+/// Enters the transport into the loop's table and the fd into the backend.
+fn attach(conn: Conn<'_, '_>) -> PyResult<()> {
+    let (py, fd) = (conn.py(), conn.stream.get().fd);
+    let token = conn.event_loop.get().state.with(py, |state| {
+        let token = state.sources.insert(Source::Stream(conn.transport.clone().unbind()));
+        match state.backend().and_then(|backend| backend.attach(fd, token)) {
+            Ok(()) => {
+                state.fds.insert(fd, token);
+                Ok(token)
+            }
+            // The reference that goes away here is not the last one.
+            Err(error) => {
+                state.sources.remove(token);
+                Err(error)
+            }
+        }
+    });
+    let token = token.map_err(|error| errors::os_error(py, &error))?;
+    conn.state(|state| state.token = Some(token));
+    Ok(())
+}
+
+/// Takes the transport out again, before its fd is closed or lent. Bytes that the kernel still sends stay behind.
+fn detach(conn: Conn<'_, '_>) {
+    let py = conn.py();
+    let Some((token, rest)) = conn.state(|state| {
+        let rest = state.in_flight.then(|| std::mem::take(&mut state.queue));
+        state.in_flight = false;
+        state.token.take().map(|token| (token, rest))
+    }) else {
+        return;
+    };
+    // The table's reference is returned so that it is dropped outside.
+    let _source = conn.event_loop.get().state.with(py, |state| {
+        let fd = conn.stream.get().fd;
+        if state.fds.get(&fd) == Some(&token) {
+            state.fds.remove(&fd);
+        }
+        if let Some(backend) = state.backend.as_mut() {
+            backend.forget(token);
+        }
+        match (rest, state.sources.get_mut(token)) {
+            (Some(rest), Some(source)) => Some(std::mem::replace(source, Source::Draining(rest))),
+            _ => state.sources.remove(token),
+        }
+    });
+}
+
+/// The loop's entry: the backend has reported a transport ready. The same event may say that it is readable and
+/// writable; reading comes first, as in asyncio.
+pub fn on_ready(this: &Bound<'_, EventLoop>, token: Token, interest: Interest) -> PyResult<()> {
+    let Some(transport) = lookup(this, token) else { return Ok(()) };
+    let outcome = with_conn(&transport, |conn| {
+        let (read, write) = conn.state(|state| {
+            state.hung_up |= interest.contains(Interest::CLOSED);
+            state.readable |= interest.contains(Interest::READ);
+            (state.readable && state.reads(), interest.contains(Interest::WRITE) && state.blocked)
+        });
+        if !read && !write {
+            return Ok(());
+        }
+        call::in_context(&conn.context(), || {
+            if read {
+                read::once(conn)?;
+            }
+            if write { write::writable(conn) } else { Ok(()) }
+        })
+    });
+    outcome.or_else(|error| run::report(this, "StreamTransport._ready()", error))
+}
+
+/// The loop's entry: a send in flight has ended.
+pub fn on_sent(this: &Bound<'_, EventLoop>, token: Token, result: i32) -> PyResult<()> {
+    let Some(transport) = lookup(this, token) else { return Ok(()) };
+    let outcome = with_conn(&transport, |conn| call::in_context(&conn.context(), || write::sent(conn, result)));
+    outcome.or_else(|error| run::report(this, "StreamTransport._sent()", error))
+}
+
+fn lookup<'py>(this: &Bound<'py, EventLoop>, token: Token) -> Option<Bound<'py, PyAny>> {
+    this.get().state.with(this.py(), |state| match state.sources.get(token) {
+        Some(Source::Stream(transport)) => Some(transport.bind(this.py()).clone()),
+        _ => None,
+    })
+}
+
+/// Has the loop look at this transport again in its next turn.
+fn look_again(conn: Conn<'_, '_>) {
+    if let Some(token) = conn.state(|state| state.token) {
+        conn.event_loop.get().push(conn.py(), Item::Ready(token, Interest::READ));
+    }
+}
+
+#[pymethods]
+impl Stream {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.event_loop)?;
+        self.state
+            .try_with(|state| {
+                visit.call(&state.context)?;
+                [&state.sock, &state.protocol, &state.server, &state.empty_waiter]
+                    .into_iter()
+                    .flatten()
+                    .try_for_each(|object| visit.call(object))
+            })
+            .unwrap_or(Ok(()))
+    }
+
+    fn __clear__(&self) {
+        let garbage =
+            self.state.try_with(|state| (state.protocol.take(), state.server.take(), state.empty_waiter.take()));
+        drop(garbage);
+    }
+}

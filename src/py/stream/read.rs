@@ -1,0 +1,172 @@
+//! Receiving: from the socket to the protocol, one read per turn and connection so that all get theirs.
+#![forbid(unsafe_code)]
+
+use std::io;
+
+use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyTypeError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use zloop_backends::{Backend, Interest, attempt};
+
+use super::super::{call, errors};
+use super::{Conn, close, look_again};
+use crate::io::ReadSize;
+
+/// What one read brought.
+enum Read<T> {
+    /// Bytes, how many, and whether they filled the buffer, so that more may wait.
+    Some(T, usize, bool),
+    End,
+    /// Nothing there, or no buffer to read into and the connection is being closed.
+    Nothing,
+    Failed(io::Error),
+}
+
+/// Reads once and hands it to the protocol.
+pub fn once(conn: Conn<'_, '_>) -> PyResult<()> {
+    if conn.state(|state| state.buffered) { into_protocol(conn) } else { as_bytes(conn) }
+}
+
+fn as_bytes(conn: Conn<'_, '_>) -> PyResult<()> {
+    let size = conn.state(|state| state.read_size);
+    let data = match receive(conn, size)? {
+        Read::Some(data, count, full) => {
+            conn.state(|state| state.read_size.learn(count));
+            after_read(conn, full)?;
+            data
+        }
+        other => return no_data(conn, other),
+    };
+    let Some(protocol) = conn.protocol() else { return Ok(()) };
+    match protocol.call_method1(intern!(conn.py(), "data_received"), (data,)) {
+        Ok(_) => Ok(()),
+        Err(error) => close::failed(conn, error, "Fatal error: protocol.data_received() call failed."),
+    }
+}
+
+/// Receives `bytes`: small ones by way of the loop's scratch buffer, large ones straight into their place.
+fn receive<'py>(conn: Conn<'_, 'py>, size: ReadSize) -> PyResult<Read<Bound<'py, PyBytes>>> {
+    let (py, fd) = (conn.py(), conn.stream.get().fd);
+    if let Some(capacity) = size.direct() {
+        return Ok(match call::bytes_filled_by(py, capacity, |room| attempt::recv(fd, room))? {
+            Ok(data) => {
+                let count = data.as_bytes().len();
+                if count == 0 { Read::End } else { Read::Some(data, count, count == capacity) }
+            }
+            Err(error) => failure(error),
+        });
+    }
+    conn.event_loop.get().state.with(py, |state| {
+        let scratch = state.scratch();
+        match attempt::recv_vec(fd, scratch) {
+            Ok(0) => Ok(Read::End),
+            Ok(count) => Ok(Read::Some(PyBytes::new(py, scratch), count, count == scratch.capacity())),
+            Err(error) => Ok(failure(error)),
+        }
+    })
+}
+
+/// Receives into the protocol's own buffer.
+fn into_protocol(conn: Conn<'_, '_>) -> PyResult<()> {
+    let py = conn.py();
+    let Some(protocol) = conn.protocol() else { return Ok(()) };
+    let buffer = match lent_buffer(&protocol) {
+        Ok(buffer) => buffer,
+        Err(error) => return close::failed(conn, error, "Fatal error: protocol.get_buffer() call failed."),
+    };
+    let count = match receive_into(conn, &buffer) {
+        Ok(Read::Some((), count, full)) => {
+            after_read(conn, full)?;
+            count
+        }
+        Ok(other) => return no_data(conn, other),
+        Err(error) => return close::failed(conn, error, "Fatal read error on socket transport"),
+    };
+    match protocol.call_method1(intern!(py, "buffer_updated"), (count,)) {
+        Ok(_) => Ok(()),
+        Err(error) => close::failed(conn, error, "Fatal error: protocol.buffer_updated() call failed."),
+    }
+}
+
+fn lent_buffer<'py>(protocol: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let buffer = protocol.call_method1(intern!(protocol.py(), "get_buffer"), (-1,))?;
+    if buffer.len()? == 0 {
+        return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
+    }
+    Ok(buffer)
+}
+
+fn receive_into(conn: Conn<'_, '_>, buffer: &Bound<'_, PyAny>) -> PyResult<Read<()>> {
+    let py = conn.py();
+    let mut lent = call::WritableBuffer::of(buffer).map_err(|error| {
+        if !error.is_instance_of::<PyBufferError>(py) && !error.is_instance_of::<PyTypeError>(py) {
+            return error;
+        }
+        let name = buffer.get_type().name().map_or_else(|_| String::from("object"), |name| name.to_string());
+        PyTypeError::new_err(format!("recv_into() argument 1 must be read-write bytes-like object, not {name}"))
+    })?;
+    let room = lent.as_mut();
+    Ok(match attempt::recv(conn.stream.get().fd, room) {
+        Ok(0) => Read::End,
+        Ok(count) => Read::Some((), count, count == room.len()),
+        Err(error) => failure(error),
+    })
+}
+
+fn failure<T>(error: io::Error) -> Read<T> {
+    if error.kind() == io::ErrorKind::WouldBlock { Read::Nothing } else { Read::Failed(error) }
+}
+
+/// Before the protocol runs, which may do anything: decides when to read again. A read that did not fill its buffer has
+/// emptied the socket, and a new report follows when there is more, except after the peer has hung up.
+fn after_read(conn: Conn<'_, '_>, full: bool) -> PyResult<()> {
+    if full || conn.state(|state| state.hung_up) {
+        look_again(conn);
+        return Ok(());
+    }
+    ran_dry(conn)
+}
+
+fn ran_dry(conn: Conn<'_, '_>) -> PyResult<()> {
+    let py = conn.py();
+    let Some(token) = conn.state(|state| {
+        state.readable = false;
+        state.token
+    }) else {
+        return Ok(());
+    };
+    let rearmed = conn
+        .event_loop
+        .get()
+        .state
+        .with(py, |state| state.backend().and_then(|backend| backend.rearm(token, Interest::READ)));
+    rearmed.map_err(|error| errors::os_error(py, &error))
+}
+
+fn no_data<T>(conn: Conn<'_, '_>, read: Read<T>) -> PyResult<()> {
+    match read {
+        Read::Some(..) | Read::Nothing => ran_dry(conn),
+        Read::End => end(conn),
+        Read::Failed(error) => {
+            let error = errors::os_error(conn.py(), &error);
+            close::failed(conn, error, "Fatal read error on socket transport")
+        }
+    }
+}
+
+/// The peer will send no more. The protocol decides whether the other direction stays open.
+fn end(conn: Conn<'_, '_>) -> PyResult<()> {
+    let py = conn.py();
+    conn.state(|state| state.ended = true);
+    if conn.event_loop.get().is_debug() {
+        close::log_debug(py, ("%r received EOF", conn.transport))?;
+    }
+    let Some(protocol) = conn.protocol() else { return Ok(()) };
+    let keep_open = protocol.call_method0(intern!(py, "eof_received")).and_then(|keep| keep.is_truthy());
+    match keep_open {
+        Ok(true) => Ok(()),
+        Ok(false) => close::close(conn),
+        Err(error) => close::failed(conn, error, "Fatal error: protocol.eof_received() call failed."),
+    }
+}

@@ -1,0 +1,299 @@
+//! Sending: what protocols write in one turn is gathered and leaves together before the loop waits.
+//!
+//! Whoever needs to know how much has left (`get_write_buffer_size`, `close`, limits of flow control) has it flushed
+//! first, so that only the system calls differ from sending at once, never what a program observes.
+
+use std::io::IoSlice;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView};
+use zloop_backends::{Backend, Interest, MAX_SLICES, Sent};
+
+use super::super::event_loop::EventLoop;
+use super::super::{call, errors};
+use super::{Conn, close, with_conn};
+
+/// So many bytes of one transport are not held back for the end of the turn.
+const AT_ONCE_FROM: usize = 64 * 1024;
+
+/// asyncio's number of writes after the connection was lost that are dropped in silence.
+const SILENT_DROPS: u32 = 5;
+
+/// `transport.write(data)`.
+pub fn write(conn: Conn<'_, '_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+    let data = exact_bytes(data)?;
+    check_open(conn, "write", "write")?;
+    if data.as_bytes().is_empty() || drops(conn)? {
+        return Ok(());
+    }
+    let data = PyBackedBytes::from(data);
+    conn.state(|state| state.queue.push(data));
+    added(conn)
+}
+
+/// `transport.writelines(list_of_data)`.
+pub fn writelines(conn: Conn<'_, '_>, lines: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = conn.py();
+    if py.version_info() < (3, 12) {
+        return write(conn, PyBytes::new(py, b"").call_method1(intern!(py, "join"), (lines,))?.as_any());
+    }
+    check_open(conn, "writelines", "writelines")?;
+    if !lines.is_truthy()? || drops(conn)? {
+        return Ok(());
+    }
+    let mut buffers = Vec::new();
+    for line in lines.try_iter()? {
+        let line = line?;
+        let buffer = match line.cast_exact::<PyBytes>() {
+            Ok(bytes) => bytes.clone(),
+            Err(_) => snapshot(&line)?,
+        };
+        if !buffer.as_bytes().is_empty() {
+            buffers.push(PyBackedBytes::from(buffer));
+        }
+    }
+    conn.state(|state| buffers.into_iter().for_each(|buffer| state.queue.push(buffer)));
+    added(conn)
+}
+
+/// The data as `bytes` that nobody can change: themselves if exact, else a copy.
+fn exact_bytes<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    if let Ok(bytes) = data.cast_exact::<PyBytes>() {
+        return Ok(bytes.clone());
+    }
+    if data.is_instance_of::<PyBytes>() || data.is_instance_of::<PyByteArray>() || data.is_instance_of::<PyMemoryView>()
+    {
+        return snapshot(data);
+    }
+    let what = if data.py().version_info() >= (3, 13) {
+        "bytes, bytearray, or memoryview object"
+    } else {
+        "bytes-like object"
+    };
+    let name = data.get_type().name()?;
+    Err(pyo3::exceptions::PyTypeError::new_err(format!("data argument must be a {what}, not {}", name.repr()?)))
+}
+
+fn snapshot<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    // `bytes(data)` would ask a subclass for its opinion; the buffer protocol does not.
+    let view = PyMemoryView::from(data)?;
+    Ok(view.call_method0(intern!(data.py(), "tobytes"))?.cast_into()?)
+}
+
+fn check_open(conn: Conn<'_, '_>, call: &str, busy: &str) -> PyResult<()> {
+    let (eof, lent) = conn.state(|state| (state.eof, state.empty_waiter.is_some()));
+    if eof {
+        return Err(PyRuntimeError::new_err(format!("Cannot call {call}() after write_eof()")));
+    }
+    if lent {
+        return Err(PyRuntimeError::new_err(format!("unable to {busy}; sendfile is in progress")));
+    }
+    Ok(())
+}
+
+/// Whether a write comes too late and is dropped, as asyncio does: silently at first, then with a warning.
+fn drops(conn: Conn<'_, '_>) -> PyResult<bool> {
+    let py = conn.py();
+    let lost = conn.state(|state| {
+        let lost = state.conn_lost;
+        state.conn_lost += u32::from(lost > 0);
+        lost
+    });
+    if lost >= SILENT_DROPS {
+        let logger = py.import("asyncio.log")?.getattr("logger")?;
+        logger.call_method1(intern!(py, "warning"), ("socket.send() raised exception.",))?;
+    }
+    Ok(lost > 0)
+}
+
+/// Bytes were added to the queue: sends them now, or at the end of the turn if there are few of them.
+fn added(conn: Conn<'_, '_>) -> PyResult<()> {
+    let core = conn.event_loop.get();
+    let (now, later) = conn.state(|state| {
+        if state.blocked || state.in_flight || state.queue.is_empty() {
+            return (false, false);
+        }
+        let now = state.queue.len() > AT_ONCE_FROM.min(state.mark.high()) || !core.runs();
+        let later = !now && !state.dirty;
+        state.dirty |= later;
+        (now, later)
+    });
+    if later {
+        core.mark_dirty(conn.py(), conn.transport.clone().unbind());
+        return Ok(());
+    }
+    if now {
+        flush(conn)?;
+    }
+    pause_if_full(conn)
+}
+
+/// Flushes every transport that was written to in this turn. The loop calls it before it waits.
+pub fn flush_dirty(this: &Bound<'_, EventLoop>) -> PyResult<()> {
+    let py = this.py();
+    let dirty = this.get().state.with(py, |state| std::mem::take(&mut state.dirty));
+    for transport in dirty {
+        with_conn(transport.bind(py), |conn| {
+            conn.state(|state| state.dirty = false);
+            flush(conn)
+        })?;
+    }
+    Ok(())
+}
+
+/// Hands the queue to the backend as far as it takes it. A failure closes the transport.
+pub fn flush(conn: Conn<'_, '_>) -> PyResult<()> {
+    loop {
+        match send(conn) {
+            Ok(Flushed::Rest) => {}
+            Ok(Flushed::Stop) => return Ok(()),
+            Err(error) => return broken(conn, &error),
+        }
+    }
+}
+
+enum Flushed {
+    /// The kernel may take more.
+    Rest,
+    Stop,
+}
+
+fn send(conn: Conn<'_, '_>) -> std::io::Result<Flushed> {
+    let py = conn.py();
+    conn.state(|state| {
+        let Some(token) = state.token.filter(|_| !state.queue.is_empty() && !state.blocked && !state.in_flight) else {
+            return Ok(Flushed::Stop);
+        };
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let count = state.queue.gather(&mut slices);
+        conn.event_loop
+            .get()
+            .state
+            .with(py, |owner| {
+                let backend = owner.backend()?;
+                // SAFETY: after `Pending` the buffers stay at the head of the queue until the terminal event (`sent`), or
+                // move with it into the loop's table (`detach`), and `bytes` never change.
+                match unsafe { backend.send(token, &slices[..count]) }? {
+                    Sent::Done(sent) => Ok(Some(sent)),
+                    Sent::Blocked => {
+                        backend.rearm(token, Interest::WRITE)?;
+                        state.blocked = true;
+                        Ok(None)
+                    }
+                    Sent::Pending => {
+                        state.in_flight = true;
+                        Ok(None)
+                    }
+                }
+            })
+            .map(|sent: Option<usize>| match sent {
+                Some(sent) => {
+                    // Plain bytes: dropping them runs no code.
+                    state.queue.advance(sent, drop);
+                    Flushed::Rest
+                }
+                None => Flushed::Stop,
+            })
+    })
+}
+
+/// The backend has reported that the kernel takes bytes again.
+pub fn writable(conn: Conn<'_, '_>) -> PyResult<()> {
+    conn.state(|state| state.blocked = false);
+    flush(conn)?;
+    progressed(conn)
+}
+
+/// A send in flight has ended, with bytes or with a negative errno.
+pub fn sent(conn: Conn<'_, '_>, result: i32) -> PyResult<()> {
+    let late = conn.state(|state| {
+        state.in_flight = false;
+        if result > 0 {
+            state.queue.advance(result as usize, drop);
+        }
+        state.conn_lost > 0
+    });
+    if late {
+        return Ok(());
+    }
+    if result < 0 {
+        return broken(conn, &std::io::Error::from_raw_os_error(-result));
+    }
+    flush(conn)?;
+    progressed(conn)
+}
+
+/// Some bytes have left: the protocol may go on, and whoever waited for the last of them is served.
+fn progressed(conn: Conn<'_, '_>) -> PyResult<()> {
+    let py = conn.py();
+    if conn.state(|state| state.conn_lost > 0) {
+        return Ok(());
+    }
+    resume_if_drained(conn)?;
+    let (idle, waiter, closing, eof) = conn.state(|state| {
+        let waiter = state.empty_waiter.as_ref().filter(|_| state.is_idle()).map(|waiter| waiter.clone_ref(py));
+        (state.is_idle(), waiter, state.closing, state.eof)
+    });
+    if !idle {
+        return Ok(());
+    }
+    if let Some(waiter) = waiter {
+        waiter.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
+    }
+    if closing {
+        close::lost(conn, py.None().bind(py))
+    } else if eof {
+        close::shutdown(conn)
+    } else {
+        Ok(())
+    }
+}
+
+/// The connection cannot send any more.
+fn broken(conn: Conn<'_, '_>, error: &std::io::Error) -> PyResult<()> {
+    let py = conn.py();
+    let error = errors::os_error(py, error);
+    let (waiter, garbage) =
+        conn.state(|state| (state.empty_waiter.as_ref().map(|waiter| waiter.clone_ref(py)), state.queue.take_all()));
+    drop(garbage);
+    close::failed(conn, error.clone_ref(py), "Fatal write error on socket transport")?;
+    match waiter {
+        Some(waiter) => waiter.call_method1(py, intern!(py, "set_exception"), (error,)).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Tells the protocol to pause if more waits than the high mark allows.
+pub fn pause_if_full(conn: Conn<'_, '_>) -> PyResult<()> {
+    if conn.state(|state| state.mark.must_pause(state.queue.len())) {
+        return tell_protocol(conn, "pause_writing");
+    }
+    Ok(())
+}
+
+fn resume_if_drained(conn: Conn<'_, '_>) -> PyResult<()> {
+    if conn.state(|state| state.mark.must_resume(state.queue.len())) {
+        return tell_protocol(conn, "resume_writing");
+    }
+    Ok(())
+}
+
+fn tell_protocol(conn: Conn<'_, '_>, method: &str) -> PyResult<()> {
+    let py = conn.py();
+    let Some(protocol) = conn.protocol() else { return Ok(()) };
+    match protocol.call_method0(method) {
+        Ok(_) => Ok(()),
+        Err(error) if call::escapes(py, &error) => Err(error),
+        Err(error) => {
+            let context = PyDict::new(py);
+            context.set_item("message", format!("protocol.{method}() failed"))?;
+            context.set_item("exception", error.value(py))?;
+            context.set_item("transport", conn.transport)?;
+            context.set_item("protocol", protocol)?;
+            conn.event_loop.call_method1(intern!(py, "call_exception_handler"), (context,)).map(drop)
+        }
+    }
+}
