@@ -1,0 +1,154 @@
+"""A pytest plugin that puts the loop under test beneath another project's suite.
+
+It runs inside the suite's own process. UPSTREAM_BACKEND names the zloop backend; `asyncio` leaves
+everything as it is, which makes the baseline. The loop is chosen in the ways that users have: the
+`anyio_backend` fixture, uvicorn's `--loop`, and the loop that `asyncio.new_event_loop` makes.
+
+It tells the supervisor what happens by appending JSON lines to the file UPSTREAM_EVENTS, and leaves
+out the tests listed in UPSTREAM_DONE, so that a suite goes on after a test that killed its process;
+UPSTREAM_ONLY lists the only ones to run.
+"""
+
+import asyncio
+import asyncio.events
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Factory = Callable[[], asyncio.AbstractEventLoop]
+
+BACKEND = os.environ["UPSTREAM_BACKEND"]
+counts = {"zloop": 0, "asyncio": 0}
+
+
+def emit(event: str, **details: Any) -> None:
+    with open(os.environ["UPSTREAM_EVENTS"], "a") as file:
+        file.write(json.dumps({"event": event, "at": time.monotonic(), **details}) + "\n")
+
+
+# --- the loop ---
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """The loop under test."""
+    import zloop
+
+    counts["zloop"] += 1
+    return zloop.new_event_loop(BACKEND)
+
+
+def new_eager_loop() -> asyncio.AbstractEventLoop:
+    loop = new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]
+    return loop
+
+
+def uvicorn_loop_factory(use_subprocess: bool = False) -> Factory:
+    return new_event_loop
+
+
+def count_asyncio_loops() -> None:
+    """Counts the loops that are not zloop's, to show how much of a suite the candidate really ran."""
+    plain = asyncio.SelectorEventLoop.__init__
+
+    @functools.wraps(plain)
+    def counting(self: Any, *args: Any, **kwargs: Any) -> None:
+        if not any(kind.__module__.startswith(("zloop", "_zloop")) for kind in type(self).__mro__):
+            counts["asyncio"] += 1
+        plain(self, *args, **kwargs)
+
+    asyncio.SelectorEventLoop.__init__ = counting  # type: ignore[method-assign, assignment]
+
+
+def with_candidate(backend: Any) -> Any:
+    """The value of an `anyio_backend` fixture, with the loop under test in its options."""
+    name, options = (backend, {}) if isinstance(backend, str) else backend
+    if name != "asyncio" or options.get("use_uvloop"):
+        return backend
+    given = options.get("loop_factory")
+    eager = "eager" in getattr(given, "__name__", "")
+    if given is not None and not eager:
+        return backend  # the suite's own choice of another loop
+    return name, {**options, "loop_factory": new_eager_loop if eager else new_event_loop}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: Any, request: Any) -> Generator[None, Any, Any]:
+    value = yield
+    if fixturedef.argname == "anyio_backend" and BACKEND != "asyncio":
+        value = with_candidate(value)
+        fixturedef.cached_result = (value, *fixturedef.cached_result[1:])
+    return value
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    count_asyncio_loops()
+    if BACKEND == "asyncio":
+        return
+    asyncio.new_event_loop = asyncio.events.new_event_loop = new_event_loop
+    try:
+        from uvicorn.config import LOOP_FACTORIES
+    except ImportError:
+        return
+    LOOP_FACTORIES["asyncio"] = f"{__name__}:uvicorn_loop_factory"
+
+
+# --- the report ---
+
+
+def ids_in(variable: str) -> set[str]:
+    path = os.environ.get(variable)
+    return set(json.loads(Path(path).read_text())) if path else set()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    done, only = ids_in("UPSTREAM_DONE"), ids_in("UPSTREAM_ONLY")
+    emit("collected", ids=[item.nodeid for item in items])
+    items[:] = [
+        item for item in items if item.nodeid not in done and (not only or item.nodeid in only)
+    ]
+
+
+class Outcomes:
+    """Joins a test's three phases into one outcome."""
+
+    def __init__(self) -> None:
+        self.outcome = "passed"
+        self.message = ""
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        self.outcome, self.message = "passed", ""
+        emit("start", id=item.nodeid)
+        result = yield
+        emit("finish", id=item.nodeid, outcome=self.outcome, message=self.message)
+        return result
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.outcome, self.message = "failed", str(report.longrepr)[-4000:]
+        elif report.skipped and self.outcome == "passed":
+            expected = hasattr(report, "wasxfail")
+            self.outcome = "xfailed" if expected else "skipped"
+            self.message = report.wasxfail if expected else str(report.longrepr)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.pluginmanager.register(Outcomes())
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.failed:
+        emit("broken", id=report.nodeid, message=str(report.longrepr)[-4000:])
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    emit("end", loops=counts, python=sys.version)
