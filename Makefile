@@ -24,7 +24,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target/python-$(firstword $(FOUND))
 endif
 
 PY := $(VENV)/bin/python
-RUST_SOURCES := Cargo.toml backends/Cargo.toml $(shell find src backends/src -name '*.rs' 2>/dev/null)
+RUST_SOURCES := Cargo.toml Cargo.lock build.rs backends/Cargo.toml $(shell find src backends/src -name '*.rs' 2>/dev/null)
 BUILT := $(VENV)/.built-$(PROFILE)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

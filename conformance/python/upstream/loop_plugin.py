@@ -64,7 +64,7 @@ def count_asyncio_loops() -> None:
             counts["asyncio"] += 1
         plain(self, *args, **kwargs)
 
-    asyncio.SelectorEventLoop.__init__ = counting  # type: ignore[method-assign, assignment]
+    asyncio.SelectorEventLoop.__init__ = counting  # type: ignore[method-assign]
 
 
 def with_candidate(backend: Any) -> Any:
