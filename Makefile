@@ -52,7 +52,7 @@ $(VENV)/.ready: $(VENV)/.made pyproject.toml
 
 $(BUILT): $(VENV)/.ready $(RUST_SOURCES) pyproject.toml
 	@echo "Building zloop ($(PROFILE)) for $(VENV)"
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/maturin --quiet develop --profile $(PROFILE)
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/maturin develop --profile $(PROFILE)
 	@rm -f $(VENV)/.built-*
 	@touch $@
 
