@@ -4,7 +4,7 @@
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use super::event_loop::{EventLoop, now};
+use super::event_loop::EventLoop;
 use super::state::Item;
 
 /// Runs one item and logs it if it took `slow_callback_duration` seconds or longer.
@@ -16,9 +16,9 @@ pub fn run(this: &Bound<'_, EventLoop>, item: Item, run: impl FnOnce(&Item) -> P
     };
     let current = intern!(py, "_current_handle");
     this.setattr(current, &handle)?;
-    let began = now();
+    let began = EventLoop::now(this)?;
     let result = run(&item);
-    let took = now() - began;
+    let took = EventLoop::now(this)? - began;
     this.setattr(current, py.None())?;
     result?;
     if took >= this.getattr(intern!(py, "slow_callback_duration"))?.extract()? {

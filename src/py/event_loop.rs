@@ -6,11 +6,13 @@
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyTuple, PyType};
 use zloop_backends::{Backend, Events, Interest, Kind, Waker, available, open, open_auto};
 
 use super::cell::Guarded;
@@ -24,6 +26,8 @@ use crate::sched::{Inbox, monotonic};
 #[pyclass(name = "EventLoop", module = "zloop._zloop", subclass, frozen)]
 pub struct EventLoop {
     backend_name: &'static str,
+    /// A subclass overrides `time()`: then its clock rules, at the price of a call.
+    own_clock: bool,
     closed: AtomicBool,
     debug: AtomicBool,
     stopping: AtomicBool,
@@ -31,7 +35,8 @@ pub struct EventLoop {
     thread: AtomicU64,
     /// Handles from other threads.
     pub inbox: Inbox<Py<PyAny>>,
-    pub waker: Waker,
+    /// Ends a wait from any thread; gone, and its fd with it, once the loop is closed.
+    waker: Mutex<Option<Waker>>,
     pub state: Guarded<State>,
 }
 
@@ -42,6 +47,15 @@ impl EventLoop {
 
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// `loop.time()`: seconds of `time.monotonic()`, or of a subclass's own clock.
+    #[inline]
+    pub fn now(this: &Bound<'_, Self>) -> PyResult<f64> {
+        if this.get().own_clock {
+            return this.call_method0(intern!(this.py(), "time"))?.extract();
+        }
+        Ok(monotonic())
     }
 
     pub fn runs(&self) -> bool {
@@ -55,6 +69,13 @@ impl EventLoop {
         if self.closed.load(Ordering::Relaxed) { Err(errors::loop_closed()) } else { Ok(()) }
     }
 
+    /// Ends the loop's wait, from any thread. Does nothing once the loop is closed.
+    pub fn wake(&self) {
+        if let Some(waker) = self.waker.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            waker.wake();
+        }
+    }
+
     /// Queues an item behind all others.
     #[inline]
     pub fn push(&self, py: Python<'_>, item: Item) {
@@ -64,7 +85,7 @@ impl EventLoop {
         });
         // Only another thread can find the loop asleep, and it should have used the thread-safe call. Be kind to it.
         if asleep {
-            self.waker.wake();
+            self.wake();
         }
     }
 
@@ -77,7 +98,7 @@ impl EventLoop {
         } else {
             self.inbox.push(handle);
         }
-        self.waker.wake();
+        self.wake();
     }
 
     /// Puts a handle among the timers.
@@ -87,7 +108,7 @@ impl EventLoop {
             state.backend.is_none()
         });
         if asleep {
-            self.waker.wake();
+            self.wake();
         }
     }
 
@@ -98,7 +119,7 @@ impl EventLoop {
             state.backend.is_none()
         });
         if asleep {
-            self.waker.wake();
+            self.wake();
         }
     }
 
@@ -139,8 +160,11 @@ impl EventLoop {
 #[pymethods]
 impl EventLoop {
     #[new]
+    #[classmethod]
     #[pyo3(signature = (backend=None))]
-    fn new(py: Python<'_>, backend: Option<&str>) -> PyResult<Self> {
+    fn new(class: &Bound<'_, PyType>, backend: Option<&str>) -> PyResult<Self> {
+        let py = class.py();
+        let own_clock = !class.getattr("time")?.is(&py.get_type::<Self>().getattr("time")?);
         let backend = match backend {
             None => open_auto(),
             Some(name) => open(kind_of(name)?),
@@ -148,12 +172,13 @@ impl EventLoop {
         let backend = backend.map_err(|error| unavailable(py, &error))?;
         Ok(Self {
             backend_name: backend.profile().name,
+            own_clock,
             closed: AtomicBool::new(false),
             debug: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             thread: AtomicU64::new(0),
             inbox: Inbox::default(),
-            waker: backend.waker(),
+            waker: Mutex::new(Some(backend.waker())),
             state: Guarded::new(State::new(backend)),
         })
     }
@@ -239,7 +264,7 @@ impl EventLoop {
     /// Wakes the loop from any thread.
     #[pyo3(name = "_write_to_self")]
     fn write_to_self(&self) {
-        self.waker.wake();
+        self.wake();
     }
 
     /// Queues a handle unless it was cancelled.
@@ -343,13 +368,16 @@ impl EventLoop {
         });
         let mut late = Vec::new();
         self.inbox.swap(&mut late);
+        drop(self.waker.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(mut backend) = backend {
             // The bytes in flight are part of the garbage: the kernel must be done with them first.
             let mut events = Events::with_limit(run::EVENTS);
-            let settled = backend.quiesce(&mut events);
-            if settled.is_err() {
-                std::mem::forget(garbage);
-                return settled.map_err(|error| errors::os_error(py, &error));
+            while backend.in_flight() > 0 {
+                events.clear();
+                if let Err(error) = backend.quiesce(&mut events) {
+                    std::mem::forget(garbage);
+                    return Err(errors::os_error(py, &error));
+                }
             }
         }
         Ok(())
@@ -373,11 +401,6 @@ impl EventLoop {
         });
         drop(garbage);
     }
-}
-
-/// `time.monotonic()`, which is `loop.time()`.
-pub fn now() -> f64 {
-    monotonic()
 }
 
 /// # Errors

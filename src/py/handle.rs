@@ -13,7 +13,7 @@ use pyo3::types::{PyBool, PyDict, PyTuple, PyType};
 
 use super::call;
 use super::event_loop::EventLoop;
-use super::native::{Args, Method, Slot, allocate, make_class, method};
+use super::native::{Method, Slot, allocate, make_class, method};
 
 /// The two classes and where they keep what.
 #[derive(Debug)]
@@ -34,13 +34,13 @@ pub struct HandleTypes {
 static TYPES: PyOnceLock<HandleTypes> = PyOnceLock::new();
 
 static HANDLE_METHODS: [Method; 3] = [
-    method!(c"cancel", cancel, c"Cancel the callback; calling it again does nothing."),
-    method!(c"cancelled", cancelled, c"Whether the callback was cancelled."),
-    method!(c"get_context", get_context, c"The contextvars.Context in which the callback runs."),
+    method!(c"cancel", fn() cancel, c"Cancel the callback; calling it again does nothing."),
+    method!(c"cancelled", fn() cancelled, c"Whether the callback was cancelled."),
+    method!(c"get_context", fn() get_context, c"The contextvars.Context in which the callback runs."),
 ];
 static TIMER_METHODS: [Method; 2] = [
-    method!(c"cancel", cancel_timer, c"Cancel the callback; calling it again does nothing."),
-    method!(c"when", when, c"The time at which the callback runs, in seconds of loop.time()."),
+    method!(c"cancel", fn() cancel_timer, c"Cancel the callback; calling it again does nothing."),
+    method!(c"when", fn() when, c"The time at which the callback runs, in seconds of loop.time()."),
 ];
 
 impl HandleTypes {
@@ -258,13 +258,13 @@ fn takes_debug(py: Python<'_>) -> PyResult<bool> {
         .copied()
 }
 
-fn cancel<'py>(handle: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+fn cancel<'py>(handle: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
     cancel_once(HandleTypes::get(py)?, handle)?;
     Ok(py.None().into_bound(py))
 }
 
-fn cancel_timer<'py>(handle: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+fn cancel_timer<'py>(handle: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
     let types = HandleTypes::get(py)?;
     if cancel_once(types, handle)? {
@@ -307,20 +307,20 @@ fn cancel_once(types: &HandleTypes, handle: &Bound<'_, PyAny>) -> PyResult<bool>
     Ok(true)
 }
 
-fn cancelled<'py>(handle: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+fn cancelled<'py>(handle: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
     // SAFETY: a method of our classes.
     Ok(truth(py, unsafe { HandleTypes::get(py)?.cancelled.is(handle.as_ptr(), ffi::Py_True()) }))
 }
 
-fn get_context<'py>(handle: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+fn get_context<'py>(handle: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
     // SAFETY: a method of our classes.
     let context = unsafe { HandleTypes::get(py)?.context.get(handle) };
     Ok(context.unwrap_or_else(|| py.None().into_bound(py)))
 }
 
-fn when<'py>(handle: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+fn when<'py>(handle: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
     // SAFETY: a method of our timer class.
     let when = unsafe { HandleTypes::get(py)?.when.get(handle) };

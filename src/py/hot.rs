@@ -10,19 +10,20 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyTuple, PyType};
 
 use super::call;
-use super::event_loop::{EventLoop, now};
+use super::event_loop::EventLoop;
 use super::handle::{Callback, HandleTypes, new_handle, new_timer};
 use super::native::{Args, Method, method};
 use super::state::Item;
+use crate::sched::monotonic;
 
 static METHODS: [Method; 8] = [
     method!(c"call_soon", call_soon, c"Call callback(*args) as soon as possible, after what is ready already."),
     method!(c"call_soon_threadsafe", call_soon_threadsafe, c"Like call_soon(), from any thread."),
     method!(c"call_later", call_later, c"Call callback(*args) after delay seconds."),
     method!(c"call_at", call_at, c"Call callback(*args) at a time of loop.time()."),
-    method!(c"time", time, c"The loop's clock in seconds, the same as time.monotonic()."),
-    method!(c"get_debug", get_debug, c"Whether debug mode is on."),
-    method!(c"create_future", create_future, c"A new asyncio.Future of this loop."),
+    method!(c"time", fn() time, c"The loop's clock in seconds, the same as time.monotonic()."),
+    method!(c"get_debug", fn() get_debug, c"Whether debug mode is on."),
+    method!(c"create_future", fn() create_future, c"A new asyncio.Future of this loop."),
     method!(c"create_task", create_task, c"Schedule a coroutine as an asyncio.Task of this loop."),
 ];
 
@@ -69,7 +70,7 @@ fn call_later<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> PyResult<Bou
     if delay.is_none() {
         return Err(PyTypeError::new_err("delay must not be None"));
     }
-    let when = PyFloat::new(py, now());
+    let when = PyFloat::new(py, EventLoop::now(this)?);
     let when = match delay.cast_exact::<PyFloat>() {
         Ok(delay) => PyFloat::new(py, when.value() + delay.value()).into_any(),
         // Anything that can be added to a float, and the interpreter's error for what cannot.
@@ -107,16 +108,16 @@ fn schedule<'py>(
     Ok(handle)
 }
 
-fn time<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
-    Ok(PyFloat::new(slf.py(), now()).into_any())
+fn time<'py>(slf: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    Ok(PyFloat::new(slf.py(), monotonic()).into_any())
 }
 
-fn get_debug<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+fn get_debug<'py>(slf: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let debug = slf.cast::<EventLoop>()?.get().is_debug();
     Ok(PyBool::new(slf.py(), debug).to_owned().into_any())
 }
 
-fn create_future<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+fn create_future<'py>(slf: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = slf.py();
     let options = PyDict::new(py);
     options.set_item(intern!(py, "loop"), slf)?;

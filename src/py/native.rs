@@ -7,7 +7,7 @@ use std::ffi::CStr;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
-use pyo3::impl_::trampoline::{MethodDef, fastcall_cfunction_with_keywords};
+use pyo3::impl_::trampoline::{MethodDef, fastcall_cfunction_with_keywords, noargs};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
@@ -120,6 +120,16 @@ impl Method {
         })
     }
 
+    /// For [`method!`] only.
+    pub const fn of_noargs<N: NativeNoArgs>(name: &'static CStr, doc: &'static CStr) -> Self {
+        Self(ffi::PyMethodDef {
+            ml_name: name.as_ptr(),
+            ml_meth: ffi::PyMethodDefPointer { PyCFunction: noargs::<Entry<N>> },
+            ml_flags: ffi::METH_NOARGS,
+            ml_doc: doc.as_ptr(),
+        })
+    }
+
     /// The method as an attribute for `class`; it refuses objects of other types.
     pub fn bind<'py>(&'static self, class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
         // SAFETY: the definition is static and never written to, whatever the C signature says.
@@ -139,9 +149,17 @@ impl Method {
     }
 }
 
+/// The same for methods that take nothing.
+pub type BodyNoArgs = for<'a, 'py> fn(&'a Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>>;
+
 /// A [`Body`] as a type, so that each method has a C function of its own.
 pub trait Native {
     const BODY: Body;
+}
+
+/// A [`BodyNoArgs`] as a type.
+pub trait NativeNoArgs {
+    const BODY: BodyNoArgs;
 }
 
 /// Joins a [`Native`] to PyO3's trampoline, which turns panics and errors into exceptions.
@@ -163,9 +181,26 @@ unsafe fn enter<N: Native>(
     (N::BODY)(&slf, args).map(Bound::into_ptr)
 }
 
+impl<N: NativeNoArgs> MethodDef<noargs::Func> for Entry<N> {
+    const METH: noargs::Func = enter_noargs::<N>;
+}
+
+unsafe fn enter_noargs<N: NativeNoArgs>(py: Python<'_>, slf: *mut ffi::PyObject) -> PyResult<*mut ffi::PyObject> {
+    // SAFETY: the interpreter passes a live `self`.
+    let slf = unsafe { Borrowed::from_ptr(py, slf) };
+    (N::BODY)(&slf).map(Bound::into_ptr)
+}
+
 /// `method!(c"name", body, c"doc")`: a method that gets its arguments as the interpreter holds them. `body` is a
-/// [`Body`].
+/// [`Body`], or with `fn() body` a [`BodyNoArgs`].
 macro_rules! method {
+    ($name:literal, fn() $body:path, $doc:literal) => {{
+        struct This;
+        impl $crate::py::native::NativeNoArgs for This {
+            const BODY: $crate::py::native::BodyNoArgs = $body;
+        }
+        $crate::py::native::Method::of_noargs::<This>($name, $doc)
+    }};
     ($name:literal, $body:path, $doc:literal) => {{
         struct This;
         impl $crate::py::native::Native for This {

@@ -6,10 +6,11 @@ use pyo3::prelude::*;
 use zloop_backends::{Backend, Events, Wait};
 
 use super::errors;
-use super::event_loop::{EventLoop, now};
+use super::event_loop::EventLoop;
 use super::handle::{self, HandleTypes};
 use super::state::{Item, State};
 use super::{debug, stream};
+use crate::sched::monotonic;
 
 /// The most events of one wait; the rest come with the next.
 pub const EVENTS: usize = 512;
@@ -41,7 +42,7 @@ impl Turn<'_, '_> {
         let core = self.this.get();
         loop {
             self.wait()?;
-            let batch = self.collect();
+            let batch = self.collect()?;
             self.run(batch)?;
             if core.is_stopping() {
                 return Ok(());
@@ -53,11 +54,12 @@ impl Turn<'_, '_> {
     fn wait(&mut self) -> PyResult<()> {
         let (py, core) = (self.this.py(), self.this.get());
         core.take_inbox(py);
-        let garbage = core.state.with(py, |state| drop_cancelled(self.types, state));
+        let (garbage, ready) = core.state.with(py, |state| {
+            let garbage = drop_cancelled(self.types, state);
+            let ready = state.sched.ready_len() > 0 && !core.is_stopping();
+            (garbage, ready && !state.slice.is_over(monotonic()))
+        });
         drop(garbage);
-        let ready = core
-            .state
-            .with(py, |state| state.sched.ready_len() > 0 && !core.is_stopping() && !state.slice.is_over(now()));
         if ready {
             return Ok(());
         }
@@ -70,17 +72,19 @@ impl Turn<'_, '_> {
     fn poll(&mut self) -> PyResult<()> {
         let (py, core) = (self.this.py(), self.this.get());
         let mut events = self.events.take().unwrap_or_else(|| Events::with_limit(EVENTS));
-        let (wait, mut backend) = core.state.with(py, |state| {
-            let wait = state.sched.wait(now, core.is_stopping());
-            (wait, state.backend.take().expect("only this thread takes it, and it puts it back"))
+        let now = EventLoop::now(self.this)?;
+        let (wait, backend) = core.state.with(py, |state| {
+            let wait = state.sched.wait(|| now, core.is_stopping());
+            (wait, state.backend.take())
         });
+        let mut backend = backend.expect("only this thread takes it, and it puts it back");
         let result = match wait {
             Wait::Now => backend.poll(wait, &mut events),
             _ => py.detach(|| backend.poll(wait, &mut events)),
         };
         core.state.with(py, |state| {
             state.backend = Some(backend);
-            state.slice.restart(now());
+            state.slice.restart(monotonic());
             events.drain().for_each(|event| state.dispatch(py, event));
         });
         self.events = Some(events);
@@ -89,19 +93,23 @@ impl Turn<'_, '_> {
     }
 
     /// Queues the timers that are due; answers how many callbacks belong to this turn.
-    fn collect(&self) -> usize {
+    fn collect(&self) -> PyResult<usize> {
         let (py, core) = (self.this.py(), self.this.get());
-        core.state.with(py, |state| {
-            if !state.sched.timers.is_empty() {
-                let types = self.types;
-                state.sched.queue_due(now(), TICK, |item| {
+        let now = if core.state.with(py, |state| state.sched.timers.is_empty()) {
+            None
+        } else {
+            Some(EventLoop::now(self.this)?)
+        };
+        Ok(core.state.with(py, |state| {
+            if let Some(now) = now {
+                state.sched.queue_due(now, TICK, |item| {
                     if let Item::Handle(handle) = item {
-                        handle::unschedule(types, handle.bind(py));
+                        handle::unschedule(self.types, handle.bind(py));
                     }
                 });
             }
             state.sched.ready_len()
-        })
+        }))
     }
 
     fn run(&self, batch: usize) -> PyResult<()> {

@@ -107,6 +107,7 @@ impl State {
                 let ready = [(Interest::READ, &watch.reader), (Interest::WRITE, &watch.writer)];
                 for (_, handle) in ready.iter().filter(|(direction, _)| interest.contains(*direction)) {
                     if let Some(handle) = handle {
+                        self.slice.end();
                         self.sched.push(Item::Handle(handle.clone_ref(py)));
                     }
                 }

@@ -1,10 +1,12 @@
 //! `add_reader` and its family: handles that run whenever an fd is ready.
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::os::fd::RawFd;
 
+use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyInt, PyTuple};
 use zloop_backends::{Backend, Interest, Token};
 
 use super::event_loop::EventLoop;
@@ -28,7 +30,7 @@ pub fn add<'py>(
     let handle = new_handle(HandleTypes::get(py)?, this, callback)?;
     let old = core
         .state
-        .with(py, |state| set(state, fd, direction, Some(handle.clone().unbind())))
+        .with(py, |state| set(state, fd, direction, handle.clone().unbind()))
         .map_err(|error| errors::os_error(py, &error))?;
     cancel(py, old)?;
     Ok(handle)
@@ -41,13 +43,18 @@ pub fn remove(this: &Bound<'_, EventLoop>, fd: &Bound<'_, PyAny>, direction: Int
     if core.check_open().is_err() {
         return Ok(false);
     }
-    let fd = fileno(fd)?;
-    let old = core.state.with(py, |state| match state.fds.get(&fd) {
-        Some(token) if matches!(state.sources.get(*token), Some(Source::Watch(_))) => set(state, fd, direction, None),
-        _ => Ok(None),
+    let fd = match fileno(fd) {
+        // No file can have that number, so nobody watches it.
+        Err(error) if error.is_instance_of::<PyOverflowError>(py) => return Ok(false),
+        fd => fd?,
+    };
+    let (old, told) = core.state.with(py, |state| match state.fds.get(&fd) {
+        Some(&token) if matches!(state.sources.get(token), Some(Source::Watch(_))) => {
+            clear(state, fd, token, direction)
+        }
+        _ => (None, Ok(())),
     });
-    // The fd may have been closed before it was removed; asyncio does not mind that, and neither do we.
-    let old = old.unwrap_or_default();
+    told.map_err(|error| errors::os_error(py, &error))?;
     let existed = old.is_some();
     cancel(py, old)?;
     Ok(existed)
@@ -61,28 +68,46 @@ pub fn mask(core: &EventLoop, py: Python<'_>, fd: RawFd) -> u8 {
     })
 }
 
-/// Replaces one direction's handle and tells the backend. On an error nothing has changed but a dead watch is dropped.
-fn set(
-    state: &mut State,
-    fd: RawFd,
-    direction: Interest,
-    handle: Option<Py<PyAny>>,
-) -> std::io::Result<Option<Py<PyAny>>> {
+/// Sets one direction's handle and tells the backend. On an error nothing has changed.
+fn set(state: &mut State, fd: RawFd, direction: Interest, handle: Py<PyAny>) -> io::Result<Option<Py<PyAny>>> {
     let token = watch_token(state, fd);
-    let Some(Source::Watch(watch)) = state.sources.get_mut(token) else {
-        unreachable!("watch_token returns the token of a watch");
-    };
-    let old = std::mem::replace(watch.side(direction), handle);
+    let old = side(state, token, direction).replace(handle);
+    state.slice.end();
+    let told = tell(state, fd, token);
+    match told {
+        Ok(()) => Ok(old),
+        Err(error) => {
+            // What goes away here was seen by nobody but our caller, who holds it too.
+            *side(state, token, direction) = old;
+            drop_if_unused(state, fd, token);
+            Err(error)
+        }
+    }
+}
+
+/// Clears one direction's handle. If the backend cannot go on with the other direction, that one is lost too.
+fn clear(state: &mut State, fd: RawFd, token: Token, direction: Interest) -> (Option<Py<PyAny>>, io::Result<()>) {
+    let old = side(state, token, direction).take();
+    if old.is_none() {
+        return (None, Ok(()));
+    }
+    let told = tell(state, fd, token);
+    let last = !drop_if_unused(state, fd, token);
+    // As on asyncio, a file that was closed too early is only noticed when something is left to watch.
+    (old, if last { told } else { Ok(()) })
+}
+
+fn tell(state: &mut State, fd: RawFd, token: Token) -> io::Result<()> {
+    let Some(Source::Watch(watch)) = state.sources.get(token) else { return Ok(()) };
     let interest = watch.interest();
-    let result = state.backend().and_then(|backend| backend.watch(fd, token, interest));
-    if let Err(error) = result {
-        restore(state, token, direction, old);
-        return Err(error);
+    state.backend()?.watch(fd, token, interest)
+}
+
+fn side(state: &mut State, token: Token, direction: Interest) -> &mut Option<Py<PyAny>> {
+    match state.sources.get_mut(token) {
+        Some(Source::Watch(watch)) => watch.side(direction),
+        _ => unreachable!("only tokens of watches come here"),
     }
-    if interest.is_empty() {
-        drop_watch(state, fd, token);
-    }
-    Ok(old)
 }
 
 /// The token of the fd's watch, which is made if there is none.
@@ -97,20 +122,14 @@ fn watch_token(state: &mut State, fd: RawFd) -> Token {
     token
 }
 
-fn restore(state: &mut State, token: Token, direction: Interest, old: Option<Py<PyAny>>) {
-    let Some(Source::Watch(watch)) = state.sources.get_mut(token) else { return };
-    // The new handle has never been seen by anybody but our caller, who still holds it.
-    *watch.side(direction) = old;
-    let (fd, empty) = (watch.fd, watch.interest().is_empty());
-    if empty {
-        drop_watch(state, fd, token);
+/// Forgets a watch without handles and says whether it did. Nothing in it can run code when dropped.
+fn drop_if_unused(state: &mut State, fd: RawFd, token: Token) -> bool {
+    let unused = matches!(state.sources.get(token), Some(Source::Watch(watch)) if watch.interest().is_empty());
+    if unused {
+        state.sources.remove(token);
+        state.fds.remove(&fd);
     }
-}
-
-/// Forgets a watch without handles. Nothing in it can run code when dropped.
-fn drop_watch(state: &mut State, fd: RawFd, token: Token) {
-    state.sources.remove(token);
-    state.fds.remove(&fd);
+    unused
 }
 
 fn cancel(py: Python<'_>, handle: Option<Py<PyAny>>) -> PyResult<()> {
@@ -119,8 +138,10 @@ fn cancel(py: Python<'_>, handle: Option<Py<PyAny>>) -> PyResult<()> {
 
 /// The fd of an int or of an object with `fileno()`, with the errors of `selectors`.
 fn fileno(fd: &Bound<'_, PyAny>) -> PyResult<RawFd> {
-    match fd.extract::<RawFd>() {
-        Ok(number) if number >= 0 => Ok(number),
-        _ => fd.py().import("selectors")?.call_method1("_fileobj_to_fd", (fd,))?.extract(),
-    }
+    let number = if fd.is_instance_of::<PyInt>() && fd.ge(0)? {
+        fd.clone()
+    } else {
+        fd.py().import("selectors")?.call_method1("_fileobj_to_fd", (fd,))?
+    };
+    number.extract().map_err(|_| PyOverflowError::new_err("Python int too large to convert to C int"))
 }

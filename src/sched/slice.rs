@@ -15,19 +15,24 @@ const MOST_TURNS: u32 = 256;
 pub struct Slice {
     began: f64,
     turns: u32,
+    ended: bool,
 }
 
 impl Slice {
     /// Whether the turn that begins at `now` (seconds) should poll although callbacks are ready.
     pub fn is_over(&mut self, now: f64) -> bool {
         self.turns += 1;
-        self.turns >= MOST_TURNS || now - self.began >= LONGEST
+        self.ended || self.turns >= MOST_TURNS || now - self.began >= LONGEST
     }
 
     /// The loop has polled at `now`.
     pub fn restart(&mut self, now: f64) {
-        self.began = now;
-        self.turns = 0;
+        *self = Self { began: now, turns: 0, ended: false };
+    }
+
+    /// Has the next turn poll. Level-triggered watches that are ready want to be asked every turn.
+    pub fn end(&mut self) {
+        self.ended = true;
     }
 }
 
@@ -43,5 +48,8 @@ mod tests {
         assert!(slice.is_over(1.0 + 30e-6));
         slice.restart(2.0);
         assert_eq!((1..).find(|_| slice.is_over(2.0)), Some(MOST_TURNS));
+        slice.restart(3.0);
+        slice.end();
+        assert!(slice.is_over(3.0));
     }
 }

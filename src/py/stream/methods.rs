@@ -13,39 +13,42 @@ use super::{Conn, attach, close, detach, look_again, with_conn, write};
 static METHODS: [Method; 24] = [
     method!(c"write", write_data, c"Write some data; it is sent by the end of this turn of the loop."),
     method!(c"writelines", writelines, c"Write a list (or any iterable) of data."),
-    method!(c"write_eof", write_eof, c"Close the sending direction once all data has left."),
-    method!(c"can_write_eof", can_write_eof, c"True: stream sockets can."),
-    method!(c"close", close_transport, c"Stop reading; close once all data has left."),
-    method!(c"abort", abort, c"Close at once; data that the kernel does not have yet is lost."),
-    method!(c"is_closing", is_closing, c"Whether the transport is closing or closed."),
-    method!(c"is_reading", is_reading, c"Whether the transport is receiving."),
-    method!(c"pause_reading", pause_reading, c"Receive nothing until resume_reading()."),
-    method!(c"resume_reading", resume_reading, c"Receive again."),
+    method!(c"write_eof", fn() write_eof, c"Close the sending direction once all data has left."),
+    method!(c"can_write_eof", fn() can_write_eof, c"True: stream sockets can."),
+    method!(c"close", fn() close_transport, c"Stop reading; close once all data has left."),
+    method!(c"abort", fn() abort, c"Close at once; data that the kernel does not have yet is lost."),
+    method!(c"is_closing", fn() is_closing, c"Whether the transport is closing or closed."),
+    method!(c"is_reading", fn() is_reading, c"Whether the transport is receiving."),
+    method!(c"pause_reading", fn() pause_reading, c"Receive nothing until resume_reading()."),
+    method!(c"resume_reading", fn() resume_reading, c"Receive again."),
     method!(c"set_protocol", set_protocol, c"Change the protocol, of either kind."),
-    method!(c"get_protocol", get_protocol, c"The current protocol."),
-    method!(c"get_write_buffer_size", get_write_buffer_size, c"How many bytes the kernel has not taken."),
-    method!(c"get_write_buffer_limits", get_write_buffer_limits, c"The marks of flow control: (low, high), in bytes."),
+    method!(c"get_protocol", fn() get_protocol, c"The current protocol."),
+    method!(c"get_write_buffer_size", fn() get_write_buffer_size, c"How many bytes the kernel has not taken."),
+    method!(c"get_write_buffer_limits", fn() get_write_buffer_limits, c"The marks of flow control: (low, high), in bytes."),
     method!(c"set_write_buffer_limits", set_write_buffer_limits, c"Set the marks of flow control, in bytes."),
-    method!(c"_start_reading", start_reading, c"connection_made() has been called."),
+    method!(c"_start_reading", fn() start_reading, c"connection_made() has been called."),
     method!(c"_call_connection_lost", call_connection_lost, c"Tell the protocol, then close the socket."),
     method!(c"_force_close", force_close, c"Close at once because of an exception; asyncio's TLS uses it."),
-    method!(c"_make_empty_waiter", make_empty_waiter, c"A future done when all data has left; for sendfile."),
-    method!(c"_reset_empty_waiter", reset_empty_waiter, c"The file was sent."),
-    method!(c"_lend_fd", lend_fd, c"Take the fd out of the backend, so that sendfile can watch it."),
-    method!(c"_return_fd", return_fd, c"The inverse of _lend_fd()."),
-    method!(c"__repr__", repr, c"State, fd and buffer size."),
-    method!(c"__del__", del, c"Warns about a transport that was never closed, and closes its socket."),
+    method!(c"_make_empty_waiter", fn() make_empty_waiter, c"A future done when all data has left; for sendfile."),
+    method!(c"_reset_empty_waiter", fn() reset_empty_waiter, c"The file was sent."),
+    method!(c"_lend_fd", fn() lend_fd, c"Take the fd out of the backend, so that sendfile can watch it."),
+    method!(c"_return_fd", fn() return_fd, c"The inverse of _lend_fd()."),
+    method!(c"__repr__", fn() repr, c"State, fd and buffer size."),
+    method!(c"__del__", fn() del, c"Warns about a transport that was never closed, and closes its socket."),
 ];
 
 static PROPERTIES: [(&str, Method); 8] = [
-    ("_sock", method!(c"_get_sock", get_sock, c"The socket, or None once closed.")),
-    ("_sock_fd", method!(c"_get_sock_fd", get_sock_fd, c"The socket's fd, or what it was.")),
-    ("_loop", method!(c"_get_loop", get_loop, c"The loop, or None once closed.")),
-    ("_protocol", method!(c"_get_protocol", get_protocol, c"The protocol, or None once closed.")),
-    ("_server", method!(c"_get_server", get_server, c"The server that accepted it, or None.")),
-    ("_closing", method!(c"_get_closing", is_closing, c"Whether the transport is closing or closed.")),
-    ("_conn_lost", method!(c"_get_conn_lost", get_conn_lost, c"Whether connection_lost() is scheduled, and more.")),
-    ("_paused", method!(c"_get_paused", get_paused, c"Whether reading is paused.")),
+    ("_sock", method!(c"_get_sock", fn() get_sock, c"The socket, or None once closed.")),
+    ("_sock_fd", method!(c"_get_sock_fd", fn() get_sock_fd, c"The socket's fd, or what it was.")),
+    ("_loop", method!(c"_get_loop", fn() get_loop, c"The loop, or None once closed.")),
+    ("_protocol", method!(c"_get_protocol", fn() get_protocol, c"The protocol, or None once closed.")),
+    ("_server", method!(c"_get_server", fn() get_server, c"The server that accepted it, or None.")),
+    ("_closing", method!(c"_get_closing", fn() is_closing, c"Whether the transport is closing or closed.")),
+    (
+        "_conn_lost",
+        method!(c"_get_conn_lost", fn() get_conn_lost, c"Whether connection_lost() is scheduled, and more."),
+    ),
+    ("_paused", method!(c"_get_paused", fn() get_paused, c"Whether reading is paused.")),
 ];
 
 /// Adds methods, properties and the marks that asyncio looks for.
@@ -96,7 +99,7 @@ fn writelines<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> 
     act(slf, |conn| write::writelines(conn, &lines))
 }
 
-fn write_eof<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn write_eof<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     act(slf, |conn| {
         let first = conn.state(|state| !state.closing && !std::mem::replace(&mut state.eof, true));
         if !first {
@@ -107,15 +110,15 @@ fn write_eof<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> 
     })
 }
 
-fn can_write_eof<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn can_write_eof<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     Ok(flag(slf.py(), true))
 }
 
-fn close_transport<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn close_transport<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     act(slf, close::close)
 }
 
-fn abort<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn abort<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     act(slf, |conn| {
         // What was written before has been sent by now on asyncio.
         write::flush(conn)?;
@@ -123,15 +126,15 @@ fn abort<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
     })
 }
 
-fn is_closing<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn is_closing<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     with_conn(slf, |conn| Ok(flag(conn.py(), conn.state(|state| state.closing))))
 }
 
-fn is_reading<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn is_reading<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     with_conn(slf, |conn| Ok(flag(conn.py(), conn.state(|state| !state.closing && !state.paused))))
 }
 
-fn pause_reading<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn pause_reading<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     act(slf, |conn| {
         let first = conn.state(|state| !state.closing && !std::mem::replace(&mut state.paused, true));
         if first && conn.event_loop.get().is_debug() {
@@ -141,7 +144,7 @@ fn pause_reading<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'
     })
 }
 
-fn resume_reading<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn resume_reading<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     act(slf, |conn| {
         let py = conn.py();
         if conn.state(|state| state.closing || !state.paused) {
@@ -181,18 +184,18 @@ pub fn set_protocol_of(conn: Conn<'_, '_>, protocol: &Bound<'_, PyAny>) -> PyRes
     Ok(())
 }
 
-fn get_protocol<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn get_protocol<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     with_conn(slf, |conn| Ok(conn.protocol().unwrap_or_else(|| none(conn.py()))))
 }
 
-fn get_write_buffer_size<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn get_write_buffer_size<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     with_conn(slf, |conn| {
         write::flush(conn)?;
         Ok(conn.state(|state| state.queue.len()).into_pyobject(conn.py())?.into_any())
     })
 }
 
-fn get_write_buffer_limits<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn get_write_buffer_limits<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     with_conn(slf, |conn| Ok(conn.state(|state| state.mark.limits()).into_pyobject(conn.py())?.into_any()))
 }
 
@@ -210,7 +213,7 @@ fn set_write_buffer_limits<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) ->
     })
 }
 
-fn start_reading<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn start_reading<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     act(slf, |conn| {
         let readable = conn.state(|state| {
             state.started = true;
@@ -233,7 +236,7 @@ fn force_close<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py>
     act(slf, |conn| close::force(conn, &error))
 }
 
-fn make_empty_waiter<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn make_empty_waiter<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     with_conn(slf, |conn| {
         let py = conn.py();
         if conn.state(|state| state.empty_waiter.is_some()) {
@@ -250,29 +253,29 @@ fn make_empty_waiter<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answ
     })
 }
 
-fn reset_empty_waiter<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn reset_empty_waiter<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     act(slf, |conn| {
         let _old = conn.state(|state| state.empty_waiter.take());
         Ok(())
     })
 }
 
-fn lend_fd<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn lend_fd<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     act(slf, |conn| {
         detach(conn);
         Ok(())
     })
 }
 
-fn return_fd<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn return_fd<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     act(slf, |conn| if conn.state(|state| state.sock.is_some()) { attach(conn) } else { Ok(()) })
 }
 
-fn get_sock<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn get_sock<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     object_of(slf, |state| state.sock.as_ref())
 }
 
-fn get_server<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn get_server<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     object_of(slf, |state| state.server.as_ref())
 }
 
@@ -284,26 +287,26 @@ fn object_of<'py>(slf: &Bound<'py, PyAny>, pick: impl FnOnce(&super::State) -> O
     })
 }
 
-fn get_sock_fd<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn get_sock_fd<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     with_conn(slf, |conn| Ok(conn.stream.get().fd.into_pyobject(conn.py())?.into_any()))
 }
 
-fn get_loop<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn get_loop<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     with_conn(slf, |conn| {
         let open = conn.state(|state| state.sock.is_some());
         Ok(if open { conn.event_loop.clone().into_any() } else { none(conn.py()) })
     })
 }
 
-fn get_conn_lost<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn get_conn_lost<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     with_conn(slf, |conn| Ok(conn.state(|state| state.conn_lost).into_pyobject(conn.py())?.into_any()))
 }
 
-fn get_paused<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn get_paused<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     with_conn(slf, |conn| Ok(flag(conn.py(), conn.state(|state| state.paused))))
 }
 
-fn repr<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn repr<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     let text = with_conn(slf, |conn| {
         let fd = conn.stream.get().fd;
         Ok(conn.state(|state| {
@@ -323,7 +326,7 @@ fn repr<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
     Ok(text.into_pyobject(slf.py())?.into_any())
 }
 
-fn del<'py>(slf: &Bound<'py, PyAny>, _args: Args<'_, 'py>) -> Answer<'py> {
+fn del<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     let py = slf.py();
     let open = with_conn(slf, |conn| Ok(conn.state(|state| state.sock.is_some())));
     if !open.unwrap_or(false) {

@@ -55,8 +55,10 @@ struct State {
     /// Whether the protocol hands out its own buffers.
     buffered: bool,
     server: Option<Py<PyAny>>,
-    /// Protocol methods run in this context: that of the transport's creation, or of the last `resume_reading()`.
+    /// What reading calls runs in this context: that of the transport's creation, or of the last `resume_reading()`.
     context: Py<PyAny>,
+    /// What writing calls runs in this one: that of the write which the kernel did not take, if there was one.
+    write_context: Option<Py<PyAny>>,
     /// Done when all bytes have left; set while `sendfile` wants the transport idle.
     empty_waiter: Option<Py<PyAny>>,
 
@@ -110,6 +112,10 @@ impl<'a, 'py> Conn<'a, 'py> {
 
     fn context(self) -> Bound<'py, PyAny> {
         self.state(|state| state.context.bind(self.py()).clone())
+    }
+
+    fn write_context(self) -> Bound<'py, PyAny> {
+        self.state(|state| state.write_context.as_ref().unwrap_or(&state.context).bind(self.py()).clone())
     }
 }
 
@@ -211,6 +217,7 @@ impl State {
             buffered: false,
             server: parts.server.as_ref().map(|server| server.clone().unbind()),
             context,
+            write_context: None,
             empty_waiter: None,
             queue: WriteQueue::default(),
             mark: Watermark::default(),
@@ -327,15 +334,10 @@ pub fn on_ready(this: &Bound<'_, EventLoop>, token: Token, interest: Interest) -
             state.readable |= interest.contains(Interest::READ);
             (state.readable && state.reads(), interest.contains(Interest::WRITE) && state.blocked)
         });
-        if !read && !write {
-            return Ok(());
+        if read {
+            call::in_context(&conn.context(), || read::once(conn))?;
         }
-        call::in_context(&conn.context(), || {
-            if read {
-                read::once(conn)?;
-            }
-            if write { write::writable(conn) } else { Ok(()) }
-        })
+        if write { call::in_context(&conn.write_context(), || write::writable(conn)) } else { Ok(()) }
     });
     outcome.or_else(|error| run::report(this, "StreamTransport._ready()", error))
 }
@@ -343,7 +345,7 @@ pub fn on_ready(this: &Bound<'_, EventLoop>, token: Token, interest: Interest) -
 /// The loop's entry: a send in flight has ended.
 pub fn on_sent(this: &Bound<'_, EventLoop>, token: Token, result: i32) -> PyResult<()> {
     let Some(transport) = lookup(this, token) else { return Ok(()) };
-    let outcome = with_conn(&transport, |conn| call::in_context(&conn.context(), || write::sent(conn, result)));
+    let outcome = with_conn(&transport, |conn| call::in_context(&conn.write_context(), || write::sent(conn, result)));
     outcome.or_else(|error| run::report(this, "StreamTransport._sent()", error))
 }
 
@@ -368,7 +370,7 @@ impl Stream {
         self.state
             .try_with(|state| {
                 visit.call(&state.context)?;
-                [&state.sock, &state.protocol, &state.server, &state.empty_waiter]
+                [&state.write_context, &state.sock, &state.protocol, &state.server, &state.empty_waiter]
                     .into_iter()
                     .flatten()
                     .try_for_each(|object| visit.call(object))

@@ -127,6 +127,10 @@ fn added(conn: Conn<'_, '_>) -> PyResult<()> {
     }
     if now {
         flush(conn)?;
+        if conn.state(|state| state.blocked || state.in_flight) {
+            let context = call::copy_context(conn.py())?.unbind();
+            let _old = conn.state(|state| state.write_context.replace(context));
+        }
     }
     pause_if_full(conn)
 }
@@ -134,7 +138,13 @@ fn added(conn: Conn<'_, '_>) -> PyResult<()> {
 /// Flushes every transport that was written to in this turn. The loop calls it before it waits.
 pub fn flush_dirty(this: &Bound<'_, EventLoop>) -> PyResult<()> {
     let py = this.py();
-    let dirty = this.get().state.with(py, |state| std::mem::take(&mut state.dirty));
+    let dirty = this.get().state.with(py, |state| {
+        let dirty = std::mem::take(&mut state.dirty);
+        if let Some(backend) = state.backend.as_mut().filter(|_| dirty.len() > 1) {
+            backend.gather(dirty.len());
+        }
+        dirty
+    });
     for transport in dirty {
         with_conn(transport.bind(py), |conn| {
             conn.state(|state| state.dirty = false);
