@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::fault::Fault;
-use crate::proc_cpu;
+use crate::proc_cpu::Usage;
 
 /// The longest latency told apart, in nanoseconds; longer ones count as this.
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
@@ -44,9 +44,9 @@ pub struct Recorder {
     until: Instant,
     window_start: Instant,
     latencies: Histogram<u64>,
-    cpu_at_start: Option<Duration>,
+    server: Meter,
+    own: Meter,
     seconds: f64,
-    cpu: Option<Duration>,
 }
 
 impl Recorder {
@@ -59,9 +59,9 @@ impl Recorder {
             until: now + plan.warmup,
             window_start: now,
             latencies,
-            cpu_at_start: None,
+            server: Meter::of(plan.server_pid),
+            own: Meter::of(Some(std::process::id())),
             seconds: 0.0,
-            cpu: None,
             plan,
         }
     }
@@ -80,7 +80,8 @@ impl Recorder {
     }
 
     fn open_window(&mut self) {
-        self.cpu_at_start = self.plan.server_pid.and_then(proc_cpu::of_process);
+        self.server.start();
+        self.own.start();
         self.window_start = Instant::now();
         self.until = self.window_start + self.plan.duration;
         self.stage = Stage::Window;
@@ -88,9 +89,9 @@ impl Recorder {
 
     fn close_window(&mut self) {
         let now = Instant::now();
-        let cpu = self.plan.server_pid.and_then(proc_cpu::of_process);
+        self.server.stop();
+        self.own.stop();
         self.seconds = (now - self.window_start).as_secs_f64();
-        self.cpu = cpu.zip(self.cpu_at_start).map(|(end, start)| end.saturating_sub(start));
         self.until = now + self.plan.patience;
         self.stage = Stage::Drain;
     }
@@ -132,10 +133,37 @@ impl Recorder {
                 p999: microseconds(0.999),
                 max: self.latencies.max() as f64 / 1e3,
             },
-            server_cpu_s: self.cpu.map(|cpu| cpu.as_secs_f64()),
-            server_cpu_us_per_request: self.cpu.map(|cpu| cpu.as_secs_f64() * 1e6 / requests as f64),
+            server_cpu_s: self.server.used.map(|usage| usage.ran.as_secs_f64()),
+            server_cpu_us_per_request: self.server.used.map(|usage| usage.ran.as_secs_f64() * 1e6 / requests as f64),
+            core_wait_share: self.server.waited_s().max(self.own.waited_s()) / self.seconds,
             lost: 0,
         })
+    }
+}
+
+/// Watches a process from the start of the window to its end.
+struct Meter {
+    pid: Option<u32>,
+    before: Option<Usage>,
+    used: Option<Usage>,
+}
+
+impl Meter {
+    fn of(pid: Option<u32>) -> Self {
+        Self { pid, before: None, used: None }
+    }
+
+    fn start(&mut self) {
+        self.before = self.pid.and_then(Usage::of_process);
+    }
+
+    fn stop(&mut self) {
+        let after = self.pid.and_then(Usage::of_process);
+        self.used = after.zip(self.before).map(|(after, before)| after - before);
+    }
+
+    fn waited_s(&self) -> f64 {
+        self.used.map_or(0.0, |usage| usage.waited.as_secs_f64())
     }
 }
 
@@ -154,6 +182,9 @@ pub struct Report {
     pub server_cpu_s: Option<f64>,
     /// The same per reply.
     pub server_cpu_us_per_request: Option<f64>,
+    /// The part of the window that the server or this process, whichever is worse, was kept from
+    /// its core by something else: above a few hundredths, distrust the run.
+    pub core_wait_share: f64,
     /// Datagrams that were given up; always 0 for streams, where a loss is a [`Fault`].
     pub lost: u64,
 }

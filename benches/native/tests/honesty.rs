@@ -363,6 +363,7 @@ fn the_commands_work_together() {
     assert!(report["requests"].as_u64().unwrap() > 10, "{report}");
     #[cfg(target_os = "linux")]
     assert!(report["server_cpu_us_per_request"].as_f64().unwrap() > 0.0, "{report}");
+    assert!(report["core_wait_share"].as_f64().is_some(), "{report}");
     assert_eq!(refused.status.code(), Some(1));
     assert!(refused.stdout.is_empty() && refused.stderr.starts_with(b"load: "));
 }

@@ -1,0 +1,181 @@
+"""One run: every workload on every loop, in turn, round after round."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import trustme
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from harness.environment import GROUPS, Environment
+from harness.processes import Cores, RunError
+from harness.results import Results, is_disturbed
+from harness.workloads import (
+    NATIVE,
+    Bench,
+    Churn,
+    Echo,
+    Http,
+    Idle,
+    Import,
+    Metrics,
+    Operations,
+    Timing,
+    Workload,
+)
+
+QUICK_GROUPS = ["echo", "http", "ops"]
+KIB = 1024
+
+
+def timing(options: argparse.Namespace) -> Timing:
+    """Return how long measurements last."""
+    duration = options.duration or (0.5 if options.quick else 1.5)
+    return Timing(
+        warmup=min(0.3, duration / 3), duration=duration, operation=0.03 if options.quick else 0.2
+    )
+
+
+def run(
+    options: argparse.Namespace,
+    environment: Environment,
+    machine: dict[str, object],
+    loops: list[str],
+) -> Results:
+    """Measure everything that `options` ask for."""
+    bench = Bench(environment, Cores.choose(options.cores), timing(options))
+    settings: dict[str, object] = {"rounds": options.rounds, "duration_s": bench.timing.duration}
+    results = Results(machine, settings, loops)
+    if bench.cores.server is None:
+        Console().print(
+            "Server and load share their cores here: trust ratios even less than usual.",
+            style="yellow",
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        measure(results, bench, workloads(options, Path(folder)), loops, options.rounds)
+    return results
+
+
+def measure(
+    results: Results, bench: Bench, todo: list[Workload], loops: list[str], rounds: int
+) -> None:
+    """Fill in `results`."""
+    columns = [loops if not workload.has_ceiling else [NATIVE, *loops] for workload in todo]
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    ) as progress:
+        bar = progress.add_task("", total=rounds * sum(map(len, columns)))
+        for workload, column in zip(todo, columns, strict=True):
+            failed: set[str] = set()
+            for _ in range(rounds):
+                for loop in column:
+                    progress.update(bar, description=f"{workload.title}: {loop}")
+                    if loop not in failed and not once(results, bench, workload, loop):
+                        failed.add(loop)
+                    progress.advance(bar)
+        progress.update(bar, description="done")
+
+
+def once(results: Results, bench: Bench, workload: Workload, loop: str) -> bool:
+    """Measure one loop once; return whether that worked."""
+    try:
+        rows = workload.measure(bench, loop)
+        if any(is_disturbed(found) for found in rows.values() if not isinstance(found, str)):
+            # Both stay in the results; the medians prefer what was not disturbed.
+            keep(results, workload, loop, rows)
+            rows = workload.measure(bench, loop)
+    except RunError as error:
+        results.row(workload.group, workload.title).trouble[loop] = str(error)
+        return False
+    keep(results, workload, loop, rows)
+    return True
+
+
+def keep(results: Results, workload: Workload, loop: str, rows: dict[str, Metrics | str]) -> None:
+    """Add what a measurement found."""
+    for title, found in rows.items():
+        row = results.row(workload.group, title)
+        if isinstance(found, str):
+            row.trouble[loop] = found
+        else:
+            row.samples.setdefault(loop, []).append(found)
+
+
+def workloads(options: argparse.Namespace, folder: Path) -> list[Workload]:
+    """Return what to measure."""
+    makers: dict[str, Callable[[argparse.Namespace], list[Workload]]] = {
+        "echo": echo,
+        "unix": lambda options: [
+            Echo(8, mode, size, "unix")
+            for mode in options.modes or ["proto", "streams"]
+            for size in options.sizes or [KIB, 100 * KIB]
+        ],
+        "rate": lambda options: [
+            Echo(count, mode, KIB, rate=10_000)
+            for count in options.conns or [64]
+            for mode in options.modes or ["proto", "streams"]
+        ],
+        "udp": lambda _: [Echo(8, "udp", KIB)],
+        "sock": lambda _: [Echo(8, "sock", KIB)],
+        "connections": lambda _: [Churn(8, "proto", 1), Churn(8, "streams", 1)],
+        "http": lambda options: http(options, None, None),
+        "https": lambda options: http(options, *certificate(folder)),
+        "ops": lambda _: [Operations()],
+        "idle": lambda options: [Idle(1000 if options.quick else 8000, 2.0)],
+        "import": lambda _: [Import()],
+    }
+    groups = options.only or (QUICK_GROUPS if options.quick else GROUPS)
+    return [workload for group in groups for workload in makers[group](options)]
+
+
+def echo(options: argparse.Namespace) -> list[Workload]:
+    """Return the rows of the echo table: those asked for, or a selection."""
+    if options.modes or options.sizes or options.conns:
+        return [
+            Echo(count, mode, size)
+            for count in options.conns or [8]
+            for mode in options.modes or ["proto", "buffered", "streams"]
+            for size in options.sizes or [KIB, 10 * KIB, 100 * KIB]
+        ]
+    if options.quick:
+        return [Echo(8, "proto", KIB), Echo(8, "streams", KIB), Echo(8, "proto", 100 * KIB)]
+    modes = ["proto", "buffered", "streams"]
+    rows: list[Workload] = [
+        Echo(8, mode, size) for mode in modes for size in (KIB, 10 * KIB, 100 * KIB)
+    ]
+    return rows + [
+        Echo(count, mode, KIB) for count in (1, 64, 512) for mode in ("proto", "streams")
+    ]
+
+
+def http(
+    options: argparse.Namespace, certificate: str | None, authority: str | None
+) -> list[Workload]:
+    """Return the rows of HTTP, or of HTTPS if there is a certificate."""
+    bodies = options.bodies or ([20] if options.quick else [20, 10_000, 100_000])
+    counts = options.conns or [32]
+    return [Http(count, body, certificate, authority) for count in counts for body in bodies]
+
+
+def certificate(folder: Path) -> tuple[str, str]:
+    """Make a certificate for localhost; return the files of it, with its key, and of its issuer."""
+    authority = trustme.CA()
+    made, trusted = folder / "server.pem", folder / "authority.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(made)
+    authority.cert_pem.write_to_path(trusted)
+    return str(made), str(trusted)

@@ -1,0 +1,28 @@
+"""Creates the event loop that a benchmark names.
+
+A name is `asyncio`, `uvloop`, `zuvloop`, `rloop`, `rsloop`, `zloop`, `zloop:BACKEND`, `base` or
+`base:BACKEND` (another build of zloop), or `zloop-zig` (the project of that name at version
+0.0.1, written in Zig). Those that share the module name `zloop` are told apart by PYTHONPATH,
+which the harness sets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Callable
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+def loop_factory(name: str) -> LoopFactory:
+    """Return what makes a new loop of the kind called `name`."""
+    module_name, _, backend = name.partition(":")
+    if module_name == "asyncio":
+        return asyncio.new_event_loop
+    if module_name in ("base", "zloop-zig"):
+        module_name = "zloop"
+    make = importlib.import_module(module_name).new_event_loop
+    if backend:
+        return lambda: make(backend=backend)
+    return make  # type: ignore[no-any-return]
