@@ -318,7 +318,8 @@ impl EventLoop {
 
     /// The stream transport that owns an fd.
     #[pyo3(name = "_stream_of")]
-    fn stream_of(&self, py: Python<'_>, fd: RawFd) -> Option<Py<PyAny>> {
+    fn stream_of(&self, py: Python<'_>, fd: &Bound<'_, PyAny>) -> Option<Py<PyAny>> {
+        let fd: RawFd = fd.extract().ok()?;
         self.state.with(py, |state| match state.sources.get(*state.fds.get(&fd)?)? {
             Source::Stream(transport) => Some(transport.clone_ref(py)),
             _ => None,

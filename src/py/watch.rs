@@ -48,15 +48,16 @@ pub fn remove(this: &Bound<'_, EventLoop>, fd: &Bound<'_, PyAny>, direction: Int
         Err(error) if error.is_instance_of::<PyOverflowError>(py) => return Ok(false),
         fd => fd?,
     };
-    let (old, told) = core.state.with(py, |state| match state.fds.get(&fd) {
+    let cleared = core.state.with(py, |state| match state.fds.get(&fd) {
         Some(&token) if matches!(state.sources.get(token), Some(Source::Watch(_))) => {
-            clear(state, fd, token, direction)
+            Some(clear(state, fd, token, direction))
         }
-        _ => (None, Ok(())),
+        _ => None,
     });
+    let Some(Cleared { handle, lost: _lost, told }) = cleared else { return Ok(false) };
     told.map_err(|error| errors::os_error(py, &error))?;
-    let existed = old.is_some();
-    cancel(py, old)?;
+    let existed = handle.is_some();
+    cancel(py, handle)?;
     Ok(existed)
 }
 
@@ -85,16 +86,28 @@ fn set(state: &mut State, fd: RawFd, direction: Interest, handle: Py<PyAny>) -> 
     }
 }
 
-/// Clears one direction's handle. If the backend cannot go on with the other direction, that one is lost too.
-fn clear(state: &mut State, fd: RawFd, token: Token, direction: Interest) -> (Option<Py<PyAny>>, io::Result<()>) {
-    let old = side(state, token, direction).take();
-    if old.is_none() {
-        return (None, Ok(()));
+/// What taking a handle out came to.
+struct Cleared {
+    handle: Option<Py<PyAny>>,
+    /// The other direction's, which the backend could not go on watching.
+    lost: Option<Py<PyAny>>,
+    told: io::Result<()>,
+}
+
+/// Clears one direction's handle.
+fn clear(state: &mut State, fd: RawFd, token: Token, direction: Interest) -> Cleared {
+    let handle = side(state, token, direction).take();
+    let mut cleared = Cleared { handle, lost: None, told: Ok(()) };
+    if cleared.handle.is_some() {
+        let told = tell(state, fd, token);
+        // As on asyncio, a file that was closed too early is only noticed when something is left to watch.
+        if !drop_if_unused(state, fd, token) && told.is_err() {
+            cleared.told = told;
+            cleared.lost = side(state, token, !direction & Interest::BOTH).take();
+            drop_if_unused(state, fd, token);
+        }
     }
-    let told = tell(state, fd, token);
-    let last = !drop_if_unused(state, fd, token);
-    // As on asyncio, a file that was closed too early is only noticed when something is left to watch.
-    (old, if last { told } else { Ok(()) })
+    cleared
 }
 
 fn tell(state: &mut State, fd: RawFd, token: Token) -> io::Result<()> {
