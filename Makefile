@@ -47,7 +47,7 @@ $(VENV)/.made:
 
 $(VENV)/.ready: $(VENV)/.made pyproject.toml
 	@echo "Installing the development tools into $(VENV)"
-	@$(PY) -m pip install --quiet --group dev
+	@$(PY) -m pip install --quiet --group development
 	@touch $@
 
 $(BUILT): $(VENV)/.ready $(RUST_SOURCES) pyproject.toml
@@ -94,7 +94,7 @@ upstream: $(BUILT) ## Other projects' test suites on zloop against asyncio: SUIT
 	@$(PY) conformance/python/upstream/run.py $(if $(SUITE),--suite "$(SUITE)") $(if $(BACKEND),--backend "$(BACKEND)")
 
 .PHONY: bench
-bench: $(BUILT) ## The benchmarks against asyncio and other loops; QUICK=1 for under three minutes
+bench: $(VENV)/.made ## The benchmarks against asyncio and other loops; QUICK=1 for under three minutes
 	@$(PY) benches/run.py $(if $(QUICK),--quick)
 
 .PHONY: wheel
