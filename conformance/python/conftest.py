@@ -16,6 +16,7 @@ import ssl
 
 import pytest
 import trustme
+
 from harness import Leaks, LoopFactory, Reports, managed_loop, run_script
 
 

@@ -6,6 +6,7 @@ import sys
 import warnings
 
 import pytest
+
 from harness import spin
 
 
@@ -84,7 +85,9 @@ def test_shutdown_reports_what_a_generator_raises(loop, reports):
     loop.run_until_complete(main())
     loop.run_until_complete(loop.shutdown_asyncgens())
     report = reports.one()
-    assert report["message"].startswith("an error occurred during closing of asynchronous generator")
+    assert report["message"].startswith(
+        "an error occurred during closing of asynchronous generator"
+    )
     assert report["asyncgen"] is keep[0]
     assert isinstance(report["exception"], ZeroDivisionError)
 
@@ -92,7 +95,9 @@ def test_shutdown_reports_what_a_generator_raises(loop, reports):
 def test_iterating_after_shutdown_warns(loop):
     async def main():
         await loop.shutdown_asyncgens()
-        with pytest.warns(ResourceWarning, match=r"was scheduled after loop\.shutdown_asyncgens\(\) call"):
+        with pytest.warns(
+            ResourceWarning, match=r"was scheduled after loop\.shutdown_asyncgens\(\) call"
+        ):
             generator = numbers([])
             await generator.__anext__()
         await generator.aclose()

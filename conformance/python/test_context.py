@@ -5,6 +5,7 @@ import contextvars
 import signal
 
 import pytest
+
 from harness import Recorder, normal, outcome, reset, run_turns, spin, tcp_pair, unix_pair
 
 VARIABLE = contextvars.ContextVar("VARIABLE", default="unset")
@@ -85,7 +86,9 @@ def test_one_context_twice_in_one_turn(loop):
     context = contextvars.Context()
     seen = []
     for name in ("one", "two"):
-        loop.call_soon(lambda name=name: (seen.append(VARIABLE.get()), VARIABLE.set(name)), context=context)
+        loop.call_soon(
+            lambda name=name: (seen.append(VARIABLE.get()), VARIABLE.set(name)), context=context
+        )
     run_turns(loop)
     assert seen == ["unset", "one"]
 
@@ -184,7 +187,10 @@ def test_signal_handlers(loop):
 def test_run_in_executor_does_not_take_the_context_but_to_thread_does(loop):
     async def main():
         VARIABLE.set("main")
-        return [await loop.run_in_executor(None, VARIABLE.get), await asyncio.to_thread(VARIABLE.get)]
+        return [
+            await loop.run_in_executor(None, VARIABLE.get),
+            await asyncio.to_thread(VARIABLE.get),
+        ]
 
     first, second = loop.run_until_complete(main())
     assert second == "main"
@@ -259,7 +265,9 @@ def test_server_side_callbacks_run_in_the_context_of_the_server(compare):
         async def main():
             server = await loop.create_task(serve())
             VARIABLE.set("main")
-            transport, _ = await loop.create_connection(asyncio.Protocol, *server.sockets[0].getsockname())
+            transport, _ = await loop.create_connection(
+                asyncio.Protocol, *server.sockets[0].getsockname()
+            )
             transport.write(b"x")
             await protocol.got(1)
             transport.close()

@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+
 from harness import outcome, run_turns, unix_pair
 
 
@@ -62,7 +63,9 @@ def test_slow_tasks_are_logged(debug_loop, warnings_log):
     debug_loop.slow_callback_duration = 0.005
     debug_loop.run_until_complete(slow())
     text = next(message for message in warnings_log if "slow" in message)
-    assert re.match(r"Executing <Task (pending|finished) .*slow\(\).* took 0\.\d\d\d seconds$", text)
+    assert re.match(
+        r"Executing <Task (pending|finished) .*slow\(\).* took 0\.\d\d\d seconds$", text
+    )
 
 
 def test_slow_timers_and_readers_are_logged(debug_loop, warnings_log):
@@ -99,7 +102,10 @@ def test_nothing_is_timed_outside_debug_mode(loop, warnings_log):
     assert warnings_log == []
 
 
-THREAD_ERROR = ("RuntimeError", "Non-thread-safe operation invoked on an event loop other than the current one")
+THREAD_ERROR = (
+    "RuntimeError",
+    "Non-thread-safe operation invoked on an event loop other than the current one",
+)
 
 
 @pytest.mark.parametrize("call", ["call_soon", "call_later", "call_at", "call_soon_threadsafe"])
@@ -126,7 +132,9 @@ def test_calls_to_a_loop_that_does_not_run(debug_loop, call):
     """Only a running loop knows its thread."""
     delay = () if "soon" in call else (1,)
     results = []
-    thread = threading.Thread(target=lambda: results.append(getattr(debug_loop, call)(*delay, bool)))
+    thread = threading.Thread(
+        target=lambda: results.append(getattr(debug_loop, call)(*delay, bool))
+    )
     thread.start()
     thread.join()
     assert isinstance(results[0], asyncio.Handle)
@@ -160,7 +168,9 @@ def test_what_is_no_callback(compare, call, what, debug):
         loop.set_debug(debug)
         delay = () if "soon" in call else (0,)
         coroutine = coroutine_function()
-        thing = {"function": coroutine_function, "coroutine": coroutine, "none": None, "number": 5}[what]
+        thing = {"function": coroutine_function, "coroutine": coroutine, "none": None, "number": 5}[
+            what
+        ]
         result = outcome(lambda: getattr(loop, call)(*delay, thing))
         if isinstance(result, asyncio.Handle):
             result.cancel()

@@ -5,6 +5,7 @@ import gc
 import logging
 
 import pytest
+
 from harness import PY, normal, outcome, run_turns
 
 
@@ -59,7 +60,9 @@ def test_debug_mode_adds_the_source_traceback(compare):
         run_turns(loop, 3)
         found = reports.take(2)
         for report in found:
-            assert any("test_exceptions.py" in frame.filename for frame in report["source_traceback"])
+            assert any(
+                "test_exceptions.py" in frame.filename for frame in report["source_traceback"]
+            )
         return [sorted(report) for report in found]
 
     assert compare(scenario) == [["exception", "handle", "message", "source_traceback"]] * 2
@@ -116,7 +119,9 @@ def test_setting_and_getting(loop, reports):
 
 def test_what_set_exception_handler_refuses(compare):
     def scenario(loop, reports):
-        return [outcome(lambda thing=thing: loop.set_exception_handler(thing)) for thing in (1, "x", [])]
+        return [
+            outcome(lambda thing=thing: loop.set_exception_handler(thing)) for thing in (1, "x", [])
+        ]
 
     assert compare(scenario)[0] == ("TypeError", "A callable object or None is expected, got 1")
 

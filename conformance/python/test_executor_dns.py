@@ -9,12 +9,15 @@ import time
 import warnings
 
 import pytest
+
 from harness import PY, errno_of, outcome, run_turns
 
 
 def test_run_in_executor(loop, run):
     async def main():
-        results = await asyncio.gather(*(loop.run_in_executor(None, pow, base, 2) for base in range(20)))
+        results = await asyncio.gather(
+            *(loop.run_in_executor(None, pow, base, 2) for base in range(20))
+        )
         thread = await loop.run_in_executor(None, threading.current_thread)
         return results, thread.name
 
@@ -70,7 +73,9 @@ def test_shutdown_default_executor(loop, run):
     run(main())
 
 
-@pytest.mark.skipif(PY < (3, 12), reason="shutdown_default_executor(timeout=) is new in Python 3.12")
+@pytest.mark.skipif(
+    PY < (3, 12), reason="shutdown_default_executor(timeout=) is new in Python 3.12"
+)
 def test_shutdown_with_a_timeout(compare):
     """Early 3.12 waits for the thread all the same and does not warn."""
 
@@ -137,7 +142,23 @@ HOSTS = [
     "256.1.1.1", "::1", "::", "::ffff:1.2.3.4", "fe80::1%lo", "fe80::1%1", "fe80::1%nope", "[::1]", "::1 ",
     " 127.0.0.1", "127.0.0.1.", "", None, b"127.0.0.1", b"::1", "1:2:3:4:5:6:7:8", "1::2::3", "12345",
 ]  # fmt: skip
-PORTS = [0, 80, 65535, "80", "0", "http", "", None, b"80", b"http", 65536, -1, "65536", " 80", "0x50"]
+PORTS = [
+    0,
+    80,
+    65535,
+    "80",
+    "0",
+    "http",
+    "",
+    None,
+    b"80",
+    b"http",
+    65536,
+    -1,
+    "65536",
+    " 80",
+    "0x50",
+]
 FAMILIES = [socket.AF_UNSPEC, socket.AF_INET, socket.AF_INET6]
 TYPES = [0, socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW]
 PROTOCOLS = [0, socket.IPPROTO_TCP, socket.IPPROTO_UDP]
@@ -149,7 +170,14 @@ FLAGS = [
 
 def numeric(host):
     """Hosts that may go to the resolver are only asked with AI_NUMERICHOST."""
-    return host in ("", None) or host in ("127.0.0.1", "::1", "::", "0.0.0.0", b"127.0.0.1", "127.1")
+    return host in ("", None) or host in (
+        "127.0.0.1",
+        "::1",
+        "::",
+        "0.0.0.0",
+        b"127.0.0.1",
+        "127.1",
+    )
 
 
 def resolved(call):
@@ -164,8 +192,12 @@ def resolved(call):
 def combinations():
     yield from itertools.product(HOSTS, [80], FAMILIES, TYPES, [0], [socket.AI_NUMERICHOST])
     yield from itertools.product(HOSTS, [80], [0], [socket.SOCK_STREAM], PROTOCOLS, FLAGS)
-    yield from itertools.product(["127.0.0.1", "::1", "", None], PORTS, [0], TYPES, PROTOCOLS, FLAGS)
-    yield from itertools.product(["127.0.0.1", "::1"], [80, "80"], FAMILIES, TYPES, PROTOCOLS, FLAGS)
+    yield from itertools.product(
+        ["127.0.0.1", "::1", "", None], PORTS, [0], TYPES, PROTOCOLS, FLAGS
+    )
+    yield from itertools.product(
+        ["127.0.0.1", "::1"], [80, "80"], FAMILIES, TYPES, PROTOCOLS, FLAGS
+    )
 
 
 def test_getaddrinfo_is_what_socket_gives(loop, run):

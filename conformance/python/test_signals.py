@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+
 from harness import outcome, run_turns, spin, until
 
 USR1, USR2 = signal.SIGUSR1, signal.SIGUSR2
@@ -62,7 +63,13 @@ def test_the_handler_runs_as_a_callback(loop):
     seen = []
 
     def handler(*args):
-        seen.append((args, asyncio.get_running_loop() is loop, threading.current_thread() is threading.main_thread()))
+        seen.append(
+            (
+                args,
+                asyncio.get_running_loop() is loop,
+                threading.current_thread() is threading.main_thread(),
+            )
+        )
         loop.stop()
 
     loop.add_signal_handler(USR1, handler, 1, 2)
@@ -157,7 +164,9 @@ def test_a_handler_that_raises(loop, reports):
 
 def test_a_handler_that_removes_itself(loop):
     seen = []
-    loop.add_signal_handler(USR1, lambda: (seen.append(loop.remove_signal_handler(USR1)), loop.stop()))
+    loop.add_signal_handler(
+        USR1, lambda: (seen.append(loop.remove_signal_handler(USR1)), loop.stop())
+    )
     loop.call_soon(send, USR1)
     loop.run_forever()
     assert seen == [True]
@@ -197,13 +206,18 @@ def test_coroutines_are_refused(compare):
         coroutine.close()
         return results
 
-    assert compare(scenario) == [("TypeError", "coroutines cannot be used with add_signal_handler()")] * 2
+    assert (
+        compare(scenario)
+        == [("TypeError", "coroutines cannot be used with add_signal_handler()")] * 2
+    )
 
 
 def test_only_the_main_thread_may_add(compare):
     def scenario(loop, reports):
         results = []
-        thread = threading.Thread(target=lambda: results.append(outcome(lambda: loop.add_signal_handler(USR1, print))))
+        thread = threading.Thread(
+            target=lambda: results.append(outcome(lambda: loop.add_signal_handler(USR1, print)))
+        )
         thread.start()
         thread.join()
         return results
@@ -343,7 +357,8 @@ def test_ctrl_c_under_a_runner(script, timer):
         "    except KeyboardInterrupt:\n"
         "        pass\n"
         "    delay = time.monotonic() - sent\n"
-        "    print(runner.run(asyncio.sleep(0, 'usable')))\n" + VERDICT.replace("delay = time.monotonic() - sent\n", "")
+        "    print(runner.run(asyncio.sleep(0, 'usable')))\n"
+        + VERDICT.replace("delay = time.monotonic() - sent\n", "")
     )
     assert done.stdout == "usable\ninterrupted\n"
 
@@ -427,7 +442,9 @@ def test_sigterm_ends_a_process_with_its_default_action(script):
 def test_signals_in_a_loop_of_another_thread(loop_factory):
     """A loop outside the main thread leaves signals to the main thread."""
     seen = []
-    old = signal.signal(USR1, lambda *args: seen.append(threading.current_thread() is threading.main_thread()))
+    old = signal.signal(
+        USR1, lambda *args: seen.append(threading.current_thread() is threading.main_thread())
+    )
     loop = loop_factory()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+
 from harness import run_turns, until
 
 
@@ -57,7 +58,9 @@ def test_an_idle_loop_wakes_at_once(loop):
             time.sleep(0.002)  # the loop is asleep by now
             done = threading.Event()
             before = time.monotonic()
-            loop.call_soon_threadsafe(lambda: (delays.append(time.monotonic() - before), done.set()))
+            loop.call_soon_threadsafe(
+                lambda: (delays.append(time.monotonic() - before), done.set())
+            )
             done.wait(10)
         loop.call_soon_threadsafe(loop.stop)
 

@@ -9,6 +9,7 @@ import weakref
 from fractions import Fraction
 
 import pytest
+
 from harness import run_turns
 
 
@@ -30,7 +31,9 @@ def test_time_moves_inside_one_callback(loop):
     assert 0 < loop.run_until_complete(main()) < 1
 
 
-@pytest.mark.parametrize("delay", [0, 1e-9, 1e-6, 5e-5, 2e-4, 5e-4, 9.99e-4, 1e-3, 1.5e-3, 0.0101, 0.03])
+@pytest.mark.parametrize(
+    "delay", [0, 1e-9, 1e-6, 5e-5, 2e-4, 5e-4, 9.99e-4, 1e-3, 1.5e-3, 0.0101, 0.03]
+)
 def test_never_early(loop, delay):
     resolution = time.get_clock_info("monotonic").resolution
     for _ in range(3):

@@ -88,11 +88,30 @@ def pytest_fixture_setup(fixturedef: Any, request: Any) -> Generator[None, Any, 
     return value
 
 
+def replace_classes() -> None:
+    """For suites that make loops by calling asyncio's classes, with a selector or without."""
+    import zloop
+
+    class CandidateLoop(zloop.Loop):
+        def __new__(cls, selector: object = None) -> "CandidateLoop":
+            counts["zloop"] += 1
+            return super().__new__(cls, BACKEND)
+
+        def __init__(self, selector: object = None) -> None:
+            super().__init__(BACKEND)
+
+    asyncio.SelectorEventLoop = CandidateLoop  # type: ignore[misc, assignment]
+    if sys.version_info >= (3, 13):
+        asyncio.EventLoop = CandidateLoop  # type: ignore[misc, assignment]
+
+
 def pytest_configure(config: pytest.Config) -> None:
     count_asyncio_loops()
     if BACKEND == "asyncio":
         return
     asyncio.new_event_loop = asyncio.events.new_event_loop = new_event_loop
+    if os.environ.get("UPSTREAM_CLASSES"):
+        replace_classes()
     try:
         from uvicorn.config import LOOP_FACTORIES
     except ImportError:

@@ -41,7 +41,10 @@ def run_suite(suite: Suite, backend: str, only: list[str] | None = None) -> Repo
     python, folder = suites.interpreter(suite), suites.source(suite)
     command = [str(python), "-m", "pytest", "-p", "loop_plugin", "-o", "addopts=", "-q"]
     command += ["-p", "no:cacheprovider", "--continue-on-collection-errors", *suite.tests]
-    environment = suites.environment(UPSTREAM_BACKEND=backend)
+    if suite.from_stdlib:
+        command += [f"--rootdir={folder}"]
+    classes = {"UPSTREAM_CLASSES": "1"} if suite.classes else {}
+    environment = suites.environment(UPSTREAM_BACKEND=backend, **classes)
     return supervise.run(command, folder, environment, suite.limit, only or ())
 
 
@@ -89,12 +92,24 @@ def examine(
     return Row(suite, backend, before, after, found, flaky)
 
 
+def by_message(regressions: dict[str, Result]) -> dict[str, list[str]]:
+    """Tests with one cause tend to end in the same words; each ending is worth printing once."""
+    groups: dict[str, list[str]] = {}
+    for test, result in regressions.items():
+        ending = "\n".join(result.message.splitlines()[-LINES_SHOWN:])
+        groups.setdefault(ending, []).append(test)
+    return groups
+
+
 def explain(row: Row) -> None:
     """Says what went wrong, test by test."""
     head = f"{row.suite.label} on {row.backend}"
-    for test, result in row.verdict.regressions.items():
-        print(f"\n---- {head}: {result.outcome}: {test}")
-        print("\n".join(result.message.splitlines()[-LINES_SHOWN:]))
+    for message, tests in by_message(row.verdict.regressions).items():
+        print()
+        for test in tests:
+            outcome = row.verdict.regressions[test].outcome
+            print(f"---- {head}: {outcome}: {test}")
+        print(message)
     for test in row.verdict.missing:
         print(f"{head}: ran on asyncio only: {test}")
     for test in row.verdict.unexpected_passes:

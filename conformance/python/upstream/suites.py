@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import platform
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tomllib
 from dataclasses import dataclass
@@ -24,10 +26,16 @@ class Suite:
     requirements: list[str]
     tests: list[str]
     limit: float
+    classes: bool = False
 
     @property
     def label(self) -> str:
-        return f"{self.name} {self.version}"
+        version = platform.python_version() if self.from_stdlib else self.version
+        return f"{self.name} {version}"
+
+    @property
+    def from_stdlib(self) -> bool:
+        return self.version == "stdlib"
 
     @property
     def fingerprint(self) -> str:
@@ -42,8 +50,8 @@ def load() -> dict[str, Suite]:
         entries = tomllib.load(file)
     suites = {}
     for name, entry in entries.items():
-        requirements = [r.format(version=entry["version"]) for r in entry["requirements"]]
-        suites[name] = Suite(name, entry["version"], requirements, entry["tests"], entry["limit"])
+        requirements = [r.format(version=entry["version"]) for r in entry.pop("requirements")]
+        suites[name] = Suite(name, requirements=requirements, **entry)
     return suites
 
 
@@ -53,9 +61,11 @@ def pip(python: Path | str, *arguments: str) -> None:
 
 
 def source(suite: Suite) -> Path:
-    """The folder of the unpacked source distribution; downloads it the first time."""
+    """The folder that holds the suite's tests; downloads and unpacks it the first time."""
     folder = CACHE / "source" / f"{suite.name}-{suite.version}"
-    if not folder.exists():
+    if suite.from_stdlib:
+        folder = Path(sysconfig.get_path("stdlib"))
+    elif not folder.exists():
         print(f"downloading the source distribution of {suite.label}", flush=True)
         downloads = CACHE / "downloads"
         wanted = f"{suite.name}=={suite.version}"
@@ -66,7 +76,7 @@ def source(suite: Suite) -> Path:
             contents.extractall(folder.parent, filter="data")
     tests = [folder / name for name in suite.tests if not name.startswith("-")]
     if missing := [str(path) for path in tests if not path.exists()]:
-        raise FileNotFoundError(f"the source distribution of {suite.label} has no {missing}")
+        raise FileNotFoundError(f"{suite.label} comes without its tests: {missing}")
     return folder
 
 

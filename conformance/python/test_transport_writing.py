@@ -1,0 +1,235 @@
+"""The TCP transport: what write takes, when it leaves, and in which order."""
+
+import socket
+
+import pytest
+
+from harness import (
+    Recorder,
+    outcome,
+    pattern,
+    piped,
+    recv_exactly,
+    spin,
+    tcp_pair,
+    unix_pair,
+)
+
+both_kinds = pytest.mark.parametrize("sockets", [tcp_pair, unix_pair], ids=["tcp", "unix"])
+
+
+def test_kinds_of_buffers(run):
+    async def main():
+        async with piped() as (transport, protocol, peer):
+            import array
+
+            pieces = [
+                b"bytes",
+                bytearray(b"bytearray"),
+                memoryview(b"memoryview"),
+                b"",
+                bytearray(),
+            ]
+            for piece in pieces:
+                transport.write(piece)
+            transport.write(memoryview(b"0123456789")[2:8:1])
+
+            class Bytes(bytes):
+                pass
+
+            transport.write(Bytes(b"subclass"))
+            transport.write(memoryview(array.array("b", b"array")))
+            await spin(2)
+            expected = b"bytesbytearraymemoryview234567subclassarray"
+            assert recv_exactly(peer, len(expected)) == expected
+
+    run(main())
+
+
+every_mutable_kind = pytest.mark.parametrize("kind", ["bytearray", "memoryview", "writelines"])
+
+
+async def change_after_write(loop, kind, size):
+    """What was in the buffer at the call is what goes out, whatever happens to it later."""
+    data = pattern(size)
+    async with piped() as (transport, _, peer):
+        buffer = bytearray(data)
+        if kind == "bytearray":
+            transport.write(buffer)
+        elif kind == "memoryview":
+            transport.write(memoryview(buffer))
+        else:
+            transport.writelines([memoryview(buffer)[: size // 2], buffer[size // 2 :]])
+        buffer[:] = b"\xff" * size
+        if kind == "bytearray":
+            buffer.clear()  # no export of it is kept
+        assert await loop.run_in_executor(None, recv_exactly, peer, size) == data
+
+
+@every_mutable_kind
+@pytest.mark.parametrize("size", [10, 60_000])
+def test_buffers_may_be_changed_after_write(run, loop, kind, size):
+    run(change_after_write(loop, kind, size))
+
+
+@pytest.mark.zloop_only("asyncio 3.12 and newer refer to the rest of a large mutable buffer")
+@every_mutable_kind
+def test_large_buffers_may_be_changed_after_write(run, loop, kind):
+    run(change_after_write(loop, kind, FULL))
+
+
+def test_multidimensional_and_wide_buffers(compare):
+    def scenario(loop, reports):
+        import array
+
+        async def main():
+            async with piped() as (transport, protocol, peer):
+                wide = memoryview(array.array("I", [1, 2, 3]))
+                results = [outcome(lambda: transport.write(wide))]
+                await spin(2)
+                peer.setblocking(False)
+                results.append(outcome(lambda: peer.recv(100)))
+                return results
+
+        return loop.run_until_complete(main())
+
+    compare(scenario)
+
+
+@pytest.mark.parametrize("thing", [None, "text", 5, [b"x"], object()], ids=repr)
+def test_what_write_refuses(compare, thing):
+    def scenario(loop, reports):
+        async def main():
+            async with piped() as (transport, protocol, peer):
+                found = [outcome(lambda: transport.write(thing))]
+                transport.write(b"fine")
+                await spin(2)
+                found.append(peer.recv(10))
+                return found
+
+        return loop.run_until_complete(main())
+
+    found = compare(scenario)
+    assert found[0][0] == "TypeError" and found[1] == b"fine"
+
+
+@pytest.mark.parametrize("thing", [None, 5, ["text"], [None], b"bytes", [b"ok", 5]], ids=repr)
+def test_what_writelines_refuses(compare, thing):
+    def scenario(loop, reports):
+        async def main():
+            async with piped() as (transport, protocol, peer):
+                return outcome(lambda: transport.writelines(thing))[0:1]
+
+        try:
+            return loop.run_until_complete(main())
+        except TypeError as exc:
+            return type(exc)
+
+    compare(scenario)
+
+
+def test_small_writes_leave_at_once(run):
+    """Seen by the peer within a turn, with nothing left in the buffer."""
+
+    async def main():
+        async with piped() as (transport, protocol, peer):
+            transport.write(b"a")
+            transport.write(b"b")
+            assert transport.get_write_buffer_size() == 0
+            await spin(1)
+            peer.setblocking(False)
+            assert peer.recv(10) == b"ab"
+
+    run(main())
+
+
+def test_writes_from_data_received(run):
+    class Echo(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            self.transport.write(data[:1])
+            self.transport.write(data[1:])
+
+    async def main():
+        async with piped(Echo()) as (transport, protocol, peer):
+            peer.send(b"echo this")
+            await protocol.got(9)
+            await spin(1)
+            assert recv_exactly(peer, 9) == b"echo this"
+
+    run(main())
+
+
+def test_writes_from_connection_made(run):
+    class Greeter(Recorder):
+        def connection_made(self, transport):
+            transport.write(b"welcome")
+            super().connection_made(transport)
+
+    async def main():
+        async with piped(Greeter()) as (transport, protocol, peer):
+            await spin(1)
+            assert peer.recv(20) == b"welcome"
+
+    run(main())
+
+
+def test_write_interleaved_with_direct_sends_keeps_order(run):
+    """get_write_buffer_size() == 0 means that the bytes are with the kernel."""
+
+    async def main():
+        async with piped() as (transport, protocol, peer):
+            transport.write(b"first,")
+            assert transport.get_write_buffer_size() == 0
+            sock = socket.fromfd(
+                transport.get_extra_info("socket").fileno(), socket.AF_INET, socket.SOCK_STREAM
+            )
+            sock.send(b"second")
+            sock.close()
+            assert recv_exactly(peer, 12) == b"first,second"
+
+    run(main())
+
+
+def test_writes_without_a_running_loop_turn(loop):
+    """Written between two runs, sent by the next one at the latest."""
+    near, far = tcp_pair()
+    near.setblocking(False)
+    transport, protocol = loop.run_until_complete(
+        loop.create_connection(lambda: Recorder(loop), sock=near)
+    )
+    transport.write(b"between")
+    loop.run_until_complete(spin(2))
+    assert recv_exactly(far, 7) == b"between"
+    transport.close()
+    loop.run_until_complete(protocol.lost)
+    far.close()
+
+
+def test_the_last_write_before_the_loop_stops_is_sent(loop):
+    """As with asyncio: what was written is on its way when the run ends."""
+    near, far = tcp_pair()
+    near.setblocking(False)
+
+    async def main():
+        transport, protocol = await loop.create_connection(Recorder, sock=near)
+        transport.write(b"last words")
+        return transport, protocol
+
+    transport, protocol = loop.run_until_complete(main())
+    far.settimeout(2)
+    assert recv_exactly(far, 10) == b"last words"
+    transport.close()
+    loop.run_until_complete(protocol.lost)
+    far.close()
+
+
+def test_a_write_is_seen_by_blocking_code_of_the_same_callback(loop, run):
+    """A callback that writes and then waits for the answer in a blocking way still works."""
+
+    async def main():
+        async with piped() as (transport, protocol, peer):
+            transport.write(b"now")
+            await loop.run_in_executor(None, recv_exactly, peer, 3)
+
+    run(main())
