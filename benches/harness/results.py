@@ -116,11 +116,7 @@ class Results:
 
     def loops_in(self, rows: list[Row]) -> list[str]:
         """Return the loops that have something to say in `rows`."""
-        return [
-            loop
-            for loop in [NATIVE, *self.loops]
-            if any(loop in row.samples or loop in row.trouble for row in rows)
-        ]
+        return [loop for loop in [NATIVE, *self.loops] if any(loop in row.samples for row in rows)]
 
     def disturbed(self) -> tuple[int, int]:
         """Return how many samples were disturbed, and how many there are."""

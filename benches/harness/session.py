@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import trustme
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -58,62 +57,68 @@ def run(
     settings: dict[str, object] = {"rounds": options.rounds, "duration_s": bench.timing.duration}
     results = Results(machine, settings, loops)
     if bench.cores.server is None:
-        Console().print(
-            "Server and load share their cores here: trust ratios even less than usual.",
-            style="yellow",
-        )
+        print("Server and load generator share their cores here: distrust the numbers.")
     with tempfile.TemporaryDirectory() as folder:
-        measure(results, bench, workloads(options, Path(folder)), loops, options.rounds)
+        Session(results, bench, workloads(options, Path(folder)), options.rounds).measure()
     return results
 
 
-def measure(
-    results: Results, bench: Bench, todo: list[Workload], loops: list[str], rounds: int
-) -> None:
-    """Fill in `results`."""
-    columns = [loops if not workload.has_ceiling else [NATIVE, *loops] for workload in todo]
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    ) as progress:
-        bar = progress.add_task("", total=rounds * sum(map(len, columns)))
-        for workload, column in zip(todo, columns, strict=True):
-            failed: set[str] = set()
-            for _ in range(rounds):
-                for loop in column:
-                    progress.update(bar, description=f"{workload.title}: {loop}")
-                    if loop not in failed and not once(results, bench, workload, loop):
-                        failed.add(loop)
-                    progress.advance(bar)
-        progress.update(bar, description="done")
+class Session:
+    """Fills in results: each workload on each loop in turn, round after round."""
 
+    def __init__(self, results: Results, bench: Bench, todo: list[Workload], rounds: int) -> None:
+        self.results = results
+        self.bench = bench
+        self.rounds = rounds
+        loops = results.loops
+        self.todo = [(work, [NATIVE, *loops] if work.has_ceiling else loops) for work in todo]
+        self.total = rounds * sum(len(loops) for _, loops in self.todo)
+        # On a machine that is never quiet, repeating disturbed samples must come to an end.
+        self.repeats_left = max(3, self.total // 10)
 
-def once(results: Results, bench: Bench, workload: Workload, loop: str) -> bool:
-    """Measure one loop once; return whether that worked."""
-    try:
-        rows = workload.measure(bench, loop)
-        if any(is_disturbed(found) for found in rows.values() if not isinstance(found, str)):
-            # Both stay in the results; the medians prefer what was not disturbed.
-            keep(results, workload, loop, rows)
-            rows = workload.measure(bench, loop)
-    except RunError as error:
-        results.row(workload.group, workload.title).trouble[loop] = str(error)
-        return False
-    keep(results, workload, loop, rows)
-    return True
+    def measure(self) -> None:
+        """Measure everything, or until the user interrupts."""
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        ) as progress:
+            bar = progress.add_task("", total=self.total)
+            try:
+                for work, loops in self.todo:
+                    for number in range(1, self.rounds + 1):
+                        for loop in loops:
+                            title = f"{work.title}, round {number}: {loop}"
+                            progress.update(bar, description=title)
+                            self.measure_once(work, loop)
+                            progress.advance(bar)
+            except KeyboardInterrupt:
+                progress.update(bar, description="interrupted; what follows is incomplete")
 
+    def measure_once(self, work: Workload, loop: str) -> None:
+        """Measure one loop once, and once more if something disturbed that."""
+        if loop in self.results.row(work.group, work.title).trouble:
+            return
+        try:
+            rows = work.measure(self.bench, loop)
+            self.keep(work, loop, rows)
+            spoilt = any(is_disturbed(found) for found in rows.values() if isinstance(found, dict))
+            if spoilt and self.repeats_left:
+                self.repeats_left -= 1
+                self.keep(work, loop, work.measure(self.bench, loop))
+        except RunError as error:
+            self.results.row(work.group, work.title).trouble[loop] = str(error)
 
-def keep(results: Results, workload: Workload, loop: str, rows: dict[str, Metrics | str]) -> None:
-    """Add what a measurement found."""
-    for title, found in rows.items():
-        row = results.row(workload.group, title)
-        if isinstance(found, str):
-            row.trouble[loop] = found
-        else:
-            row.samples.setdefault(loop, []).append(found)
+    def keep(self, work: Workload, loop: str, rows: dict[str, Metrics | str]) -> None:
+        """Add what a measurement found."""
+        for title, found in rows.items():
+            row = self.results.row(work.group, title)
+            if isinstance(found, str):
+                row.trouble[loop] = found
+            else:
+                row.samples.setdefault(loop, []).append(found)
 
 
 def workloads(options: argparse.Namespace, folder: Path) -> list[Workload]:

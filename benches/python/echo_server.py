@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import socket
 
-from loops import loop_factory
+from loops import loop_factory, settle_allocator
 
 READ_SIZE = 256 * 1024
 
@@ -148,6 +148,7 @@ def main() -> None:
     )
     parser.add_argument("--unix", metavar="PATH", help="listen on a Unix socket")
     options = parser.parse_args()
+    settle_allocator()
     with asyncio.Runner(loop_factory=loop_factory(options.loop)) as runner:
         runner.run(serve(options.mode, options.unix))
 

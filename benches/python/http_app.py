@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 import uvicorn
-from loops import loop_factory
+from loops import loop_factory, settle_allocator
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--loop", default="asyncio", help="see loops.py")
     parser.add_argument("--certificate", metavar="FILE", help="serve HTTPS with this PEM file")
     options = parser.parse_args()
+    settle_allocator()
     config = uvicorn.Config(
         app,
         host="127.0.0.1",

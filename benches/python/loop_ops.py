@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from loops import LoopFactory, loop_factory
+from loops import LoopFactory, loop_factory, settle_allocator
 
 # How many handles, timers or tasks are outstanding at once.
 BATCH = 1000
@@ -299,6 +299,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="only list the operations")
     parser.add_argument("--only", action="append", metavar="NAME", help="an operation to time")
     options = parser.parse_args()
+    settle_allocator()
     if options.list:
         print("\n".join(operations))
         return

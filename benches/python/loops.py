@@ -26,3 +26,14 @@ def loop_factory(name: str) -> LoopFactory:
     if backend:
         return lambda: make(backend=backend)
     return make  # type: ignore[no-any-return]
+
+
+def settle_allocator() -> None:
+    """Put the C library's allocator into the state that any longer-lived program has reached.
+
+    glibc maps large blocks from the kernel and unmaps them when they are freed, until the first
+    block of that size is freed: from then on it recycles them. Before that, a loop that receives
+    into large `bytes` pays page faults for every message, and whether it does depends on what
+    happened to be imported. So every benchmark frees one large block before it starts.
+    """
+    bytearray(4 << 20)
