@@ -23,7 +23,7 @@ use world::Advance;
 pub use world::{CAPACITY, Deed, World};
 
 /// How long a wait for ever with an empty agenda may really last. Whoever runs it has lost a wake then.
-const SLEEP_MS_MAX: u16 = 5000;
+const SLEEP_MS_MAX: u16 = 2000;
 
 /// A backend in memory.
 #[derive(Debug)]

@@ -1,0 +1,36 @@
+//! Forked children.
+
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use zloop_backends::{Interest, Wait};
+
+use crate::os::in_forked_child;
+use crate::rig::Rig;
+
+/// C13: a child that drops its copy of the backend changes nothing for its parent.
+pub fn a_child_that_drops_its_copy_disturbs_nothing(rig: &mut Rig) {
+    let stream = rig.stream();
+    let (fd, peer) = rig.pair();
+    let token = rig.watch(fd, Interest::READ);
+    rig.settle();
+    let backend = rig.take_backend();
+    let mut backend = Some(backend);
+    assert!(in_forked_child(|| drop(backend.take())), "C13: the child came to no good end");
+    rig.put_backend(backend.expect("only the child has dropped it"));
+    let before = rig.world().now();
+    let pause = Duration::from_millis(5);
+    rig.poll(Wait::For(pause));
+    assert!(rig.world().now() - before >= pause, "C13: the child has ended a wait of its parent");
+    rig.world().write(peer, b"x").expect("room");
+    rig.until_seen(token, Interest::READ);
+    rig.unsee(token);
+    rig.rearm(stream.token, Interest::READ);
+    rig.world().write(stream.peer, b"x").expect("room");
+    rig.until_seen(stream.token, Interest::READ);
+    rig.send_all(stream, b"still here");
+    rig.waker().wake();
+    rig.poll(Wait::Forever);
+    assert_eq!(rig.drain(stream.peer, 100), b"still here");
+}

@@ -1,0 +1,109 @@
+//! Watches: the fds of `add_reader` and `add_writer`.
+
+#![forbid(unsafe_code)]
+
+use zloop_backends::{Interest, Wait};
+
+use crate::rig::Rig;
+
+/// C6: as long as something is left to read, every poll says so.
+pub fn a_watch_reports_while_there_is_something_to_read(rig: &mut Rig) {
+    for family in rig.families() {
+        let (fd, peer) = rig.world().pair(*family);
+        let token = rig.watch(fd, Interest::READ);
+        rig.world().write(peer, b"four").expect("room");
+        for _ in 0..4 {
+            rig.until_seen(token, Interest::READ);
+            rig.unsee(token);
+            rig.poll(Wait::Now);
+            assert!(rig.seen(token).contains(Interest::READ), "C6: unread bytes are not reported again");
+            rig.unsee(token);
+            assert_eq!(rig.world().read(fd, 1).expect("a byte").len(), 1);
+        }
+        rig.backend().watch(fd, token, Interest::NONE).expect("a watch can be removed");
+    }
+}
+
+/// C6: as long as there is room, every poll says so; without room none does, until there is some again.
+pub fn a_watch_reports_while_there_is_room_to_write(rig: &mut Rig) {
+    let (fd, peer) = rig.pair();
+    let token = rig.watch(fd, Interest::WRITE);
+    for _ in 0..3 {
+        rig.unsee(token);
+        rig.until_seen(token, Interest::WRITE);
+    }
+    while rig.world().write(fd, &[1; 10_000]).is_ok() {}
+    rig.settle();
+    rig.unsee(token);
+    rig.drain(peer, 1 << 20);
+    rig.until_seen(token, Interest::WRITE);
+}
+
+/// C6: a second call replaces the first, and no interest ends the watch.
+pub fn a_changed_watch_reports_what_it_now_waits_for(rig: &mut Rig) {
+    let (fd, peer) = rig.pair();
+    rig.world().write(peer, b"unread").expect("room");
+    let token = rig.watch(fd, Interest::READ);
+    rig.until_seen(token, Interest::READ);
+    for interest in [Interest::WRITE, Interest::BOTH, Interest::READ] {
+        rig.backend().watch(fd, token, interest).expect("a watch can be changed");
+        rig.settle();
+        rig.unsee(token);
+        rig.until_seen(token, interest);
+    }
+    rig.backend().watch(fd, token, Interest::NONE).expect("a watch can be removed");
+    // The rig fails at a report of a token that it does not know.
+    rig.forget(token);
+    rig.settle();
+}
+
+/// C6: the end of the stream is something to read, at every poll, whatever else was waited for.
+pub fn a_closed_peer_is_readable(rig: &mut Rig) {
+    for family in rig.families() {
+        for interest in [Interest::READ, Interest::BOTH] {
+            let (fd, peer) = rig.world().pair(*family);
+            let token = rig.watch(fd, interest);
+            rig.settle();
+            rig.unsee(token);
+            rig.world().close(peer).expect("an open fd");
+            for _ in 0..3 {
+                rig.until_seen(token, Interest::READ);
+                rig.unsee(token);
+            }
+            rig.forget(token);
+        }
+    }
+}
+
+/// C6: a few hundred watches are reported as one is.
+pub fn many_watches_are_all_reported(rig: &mut Rig) {
+    let pairs: Vec<_> = (0..200).map(|_| rig.pair()).collect();
+    let tokens: Vec<_> = pairs.iter().map(|(fd, _)| rig.watch(*fd, Interest::READ)).collect();
+    for (_, peer) in &pairs {
+        rig.world().write(*peer, b"x").expect("room");
+    }
+    for token in tokens {
+        rig.until_seen(token, Interest::READ);
+    }
+}
+
+/// C6: what cannot be waited for is refused as epoll refuses it.
+pub fn what_cannot_be_watched_is_refused(rig: &mut Rig) {
+    let token = rig.token();
+    let (fd, peer) = rig.pair();
+    rig.world().close(fd).expect("an open fd");
+    let closed = rig.backend().watch(fd, token, Interest::READ);
+    assert_eq!(closed.expect_err("C6: a closed fd").raw_os_error(), Some(libc::EBADF));
+    let negative = rig.backend().watch(-1, token, Interest::READ);
+    assert_eq!(negative.expect_err("C6: no fd").raw_os_error(), Some(libc::EBADF));
+    if let Some(regular) = rig.world().regular_file() {
+        let refused = rig.backend().watch(regular, token, Interest::READ);
+        assert_eq!(refused.expect_err("C6: a regular file").raw_os_error(), Some(libc::EPERM));
+    }
+    // The token is as good as before.
+    rig.world().write(peer, b"x").expect_err("the other end is closed");
+    let (fd, peer) = rig.pair();
+    rig.backend().watch(fd, token, Interest::READ).expect("a stream can be watched");
+    rig.world().write(peer, b"x").expect("room");
+    rig.until_seen(token, Interest::READ);
+}
