@@ -5,6 +5,7 @@ import socket
 import pytest
 
 from harness import (
+    FULL,
     Recorder,
     outcome,
     pattern,
