@@ -174,10 +174,11 @@ class _Selector:
     def __init__(self, loop: Loop) -> None:
         self._watched = loop._watched
 
-    def get_key(self, fd: int) -> _Key:
+    def get_key(self, fileobj: Any) -> _Key:
+        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
         events = self._watched(fd)
         if not events:
-            raise KeyError(f"{fd!r} is not registered")
+            raise KeyError(f"{fileobj!r} is not registered")
         return _Key(fd, events)
 
     def close(self) -> None:

@@ -52,6 +52,12 @@ impl Watermark {
         self.high
     }
 
+    /// Whether the protocol has been told to pause and not to resume.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
     /// Whether the protocol must be told to pause now that `size` bytes wait. Says so once.
     pub fn must_pause(&mut self, size: usize) -> bool {
         let pause = size > self.high && !self.paused;

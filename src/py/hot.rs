@@ -56,7 +56,15 @@ fn call_soon_threadsafe<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Py
     let py = slf.py();
     let handle = match threadsafe_class(py)? {
         // Since 3.14 such a handle can be cancelled from any thread; asyncio's class has the lock for that.
-        Some(class) => class.bind(py).call1((callback.function, callback.args, slf, callback.context))?,
+        Some(class) => {
+            let handle = class.bind(py).call1((callback.function, callback.args, slf, callback.context))?;
+            let traceback = handle.getattr(intern!(py, "_source_traceback"))?;
+            if !traceback.is_none() {
+                // The innermost frame is that of the class's own `__init__`.
+                traceback.del_item(-1)?;
+            }
+            handle
+        }
         None => new_handle(HandleTypes::get(py)?, this, callback)?,
     };
     core.push_threadsafe(py, handle.clone().unbind());

@@ -35,7 +35,8 @@ pub enum Source {
 /// The handles of one watched fd.
 #[derive(Default)]
 pub struct Watch {
-    pub fd: RawFd,
+    /// What the caller named the fd by: once closed, a socket is only known by its identity.
+    pub file: Option<Py<PyAny>>,
     pub reader: Option<Py<PyAny>>,
     pub writer: Option<Py<PyAny>>,
 }
@@ -128,7 +129,9 @@ impl State {
         }
         for (_, source) in self.sources.iter() {
             match source {
-                Source::Watch(watch) => watch.reader.iter().chain(&watch.writer).for_each(&mut visit),
+                Source::Watch(watch) => {
+                    [&watch.file, &watch.reader, &watch.writer].into_iter().flatten().for_each(&mut visit)
+                }
                 Source::Stream(transport) => visit(transport),
                 Source::Draining(_) => {}
             }

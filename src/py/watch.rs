@@ -25,12 +25,13 @@ pub fn add<'py>(
     let py = this.py();
     let core = this.get();
     core.check_open()?;
-    let fd = fileno(fd)?;
+    let file = fd;
+    let fd = fileno(file)?;
     let callback = Callback { function, args, context: call::copy_context(py)? };
     let handle = new_handle(HandleTypes::get(py)?, this, callback)?;
     let old = core
         .state
-        .with(py, |state| set(state, fd, direction, handle.clone().unbind()))
+        .with(py, |state| set(state, (fd, file), direction, handle.clone().unbind()))
         .map_err(|error| errors::os_error(py, &error))?;
     cancel(py, old)?;
     Ok(handle)
@@ -44,9 +45,10 @@ pub fn remove(this: &Bound<'_, EventLoop>, fd: &Bound<'_, PyAny>, direction: Int
         return Ok(false);
     }
     let fd = match fileno(fd) {
+        Ok(fd) => fd,
         // No file can have that number, so nobody watches it.
         Err(error) if error.is_instance_of::<PyOverflowError>(py) => return Ok(false),
-        fd => fd?,
+        Err(error) => core.state.with(py, |state| fd_of(state, fd)).ok_or(error)?,
     };
     let cleared = core.state.with(py, |state| match state.fds.get(&fd) {
         Some(&token) if matches!(state.sources.get(token), Some(Source::Watch(_))) => {
@@ -61,6 +63,15 @@ pub fn remove(this: &Bound<'_, EventLoop>, fd: &Bound<'_, PyAny>, direction: Int
     Ok(existed)
 }
 
+/// The fd under which an object is watched that no longer knows its fd.
+fn fd_of(state: &State, file: &Bound<'_, PyAny>) -> Option<RawFd> {
+    let watches = |token| match state.sources.get(token) {
+        Some(Source::Watch(watch)) => watch.file.as_ref().is_some_and(|watched| watched.is(file)),
+        _ => false,
+    };
+    state.fds.iter().find(|(_, token)| watches(**token)).map(|(fd, _)| *fd)
+}
+
 /// The directions of a watch, as the bits of `selectors`.
 pub fn mask(core: &EventLoop, py: Python<'_>, fd: RawFd) -> u8 {
     core.state.with(py, |state| match state.fds.get(&fd).and_then(|token| state.sources.get(*token)) {
@@ -70,8 +81,13 @@ pub fn mask(core: &EventLoop, py: Python<'_>, fd: RawFd) -> u8 {
 }
 
 /// Sets one direction's handle and tells the backend. On an error nothing has changed.
-fn set(state: &mut State, fd: RawFd, direction: Interest, handle: Py<PyAny>) -> io::Result<Option<Py<PyAny>>> {
-    let token = watch_token(state, fd);
+fn set(
+    state: &mut State,
+    (fd, file): (RawFd, &Bound<'_, PyAny>),
+    direction: Interest,
+    handle: Py<PyAny>,
+) -> io::Result<Option<Py<PyAny>>> {
+    let token = watch_token(state, fd, file);
     let old = side(state, token, direction).replace(handle);
     state.slice.end();
     let told = tell(state, fd, token);
@@ -124,13 +140,14 @@ fn side(state: &mut State, token: Token, direction: Interest) -> &mut Option<Py<
 }
 
 /// The token of the fd's watch, which is made if there is none.
-fn watch_token(state: &mut State, fd: RawFd) -> Token {
+fn watch_token(state: &mut State, fd: RawFd, file: &Bound<'_, PyAny>) -> Token {
     if let Some(token) = state.fds.get(&fd)
         && matches!(state.sources.get(*token), Some(Source::Watch(_)))
     {
         return *token;
     }
-    let token = state.sources.insert(Source::Watch(Watch { fd, ..Watch::default() }));
+    let file = (!file.is_instance_of::<PyInt>()).then(|| file.clone().unbind());
+    let token = state.sources.insert(Source::Watch(Watch { file, reader: None, writer: None }));
     state.fds.insert(fd, token);
     token
 }

@@ -37,7 +37,7 @@ static METHODS: [Method; 24] = [
     method!(c"__del__", fn() del, c"Warns about a transport that was never closed, and closes its socket."),
 ];
 
-static PROPERTIES: [(&str, Method); 8] = [
+static PROPERTIES: [(&str, Method); 9] = [
     ("_sock", method!(c"_get_sock", fn() get_sock, c"The socket, or None once closed.")),
     ("_sock_fd", method!(c"_get_sock_fd", fn() get_sock_fd, c"The socket's fd, or what it was.")),
     ("_loop", method!(c"_get_loop", fn() get_loop, c"The loop, or None once closed.")),
@@ -48,6 +48,7 @@ static PROPERTIES: [(&str, Method); 8] = [
         "_conn_lost",
         method!(c"_get_conn_lost", fn() get_conn_lost, c"Whether connection_lost() is scheduled, and more."),
     ),
+    ("_protocol_paused", method!(c"_get_protocol_paused", fn() get_protocol_paused, c"Whether writing is paused.")),
     ("_paused", method!(c"_get_paused", fn() get_paused, c"Whether reading is paused.")),
 ];
 
@@ -304,6 +305,10 @@ fn get_conn_lost<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
 
 fn get_paused<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     with_conn(slf, |conn| Ok(flag(conn.py(), conn.state(|state| state.paused))))
+}
+
+fn get_protocol_paused<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
+    with_conn(slf, |conn| Ok(flag(conn.py(), conn.state(|state| state.mark.is_paused()))))
 }
 
 fn repr<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {

@@ -143,7 +143,8 @@ impl TransportType {
         static TYPE: PyOnceLock<TransportType> = PyOnceLock::new();
         TYPE.get_or_try_init(py, || {
             let transports = py.import("asyncio.transports")?;
-            let base = transports.getattr("Transport")?.cast_into()?;
+            // Its fallback for sendfile asks for this class; what it does is done natively here.
+            let base = transports.getattr("_FlowControlMixin")?.cast_into()?;
             let root = transports.getattr("BaseTransport")?.cast_into()?;
             let slots = ["_stream", "__dict__", "__weakref__"];
             let class = make_class(&base, "StreamTransport", &slots, "A connected stream socket on a zloop loop.")?;
