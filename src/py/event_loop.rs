@@ -112,7 +112,7 @@ impl EventLoop {
         }
     }
 
-    /// Has the loop flush this transport before it waits.
+    /// Has the loop flush this transport when the running callback returns.
     pub fn mark_dirty(&self, py: Python<'_>, transport: Py<PyAny>) {
         let asleep = self.state.with(py, |state| {
             state.dirty.push(transport);

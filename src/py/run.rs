@@ -53,6 +53,7 @@ impl Turn<'_, '_> {
     /// Waits for I/O, unless callbacks are ready and the kernel was asked a moment ago.
     fn wait(&mut self) -> PyResult<()> {
         let (py, core) = (self.this.py(), self.this.get());
+        stream::flush_dirty(self.this)?;
         core.take_inbox(py);
         let (garbage, ready) = core.state.with(py, |state| {
             let garbage = drop_cancelled(self.types, state);
@@ -63,7 +64,6 @@ impl Turn<'_, '_> {
         if ready {
             return Ok(());
         }
-        stream::flush_dirty(self.this)?;
         self.poll()?;
         py.check_signals()
     }
@@ -108,16 +108,22 @@ impl Turn<'_, '_> {
                     }
                 });
             }
-            state.sched.ready_len()
+            let batch = state.sched.ready_len();
+            if let Some(backend) = state.backend.as_mut().filter(|_| batch > 1) {
+                backend.gather(batch);
+            }
+            batch
         }))
     }
 
     fn run(&self, batch: usize) -> PyResult<()> {
         let (py, core) = (self.this.py(), self.this.get());
         for _ in 0..batch {
-            let Some(item) = core.state.with(py, |state| state.sched.pop()) else {
-                break;
-            };
+            let (item, written) = core.state.with(py, |state| (state.sched.pop(), !state.dirty.is_empty()));
+            if written {
+                stream::flush_dirty(self.this)?;
+            }
+            let Some(item) = item else { break };
             if core.is_debug() {
                 debug::run(self.this, item, |item| self.run_item(item))?;
             } else {

@@ -32,6 +32,7 @@ pub fn force(conn: Conn<'_, '_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
         }
         state.closing = true;
         state.conn_lost = 1;
+        state.blocked = false;
         // The head of the queue belongs to the kernel while it is in flight; it goes when the transport is detached.
         Some(if state.in_flight { Default::default() } else { state.queue.take_all() })
     });

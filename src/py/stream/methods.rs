@@ -6,12 +6,12 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyType};
 
-use super::super::call;
 use super::super::native::{Args, Method, method};
-use super::{Conn, attach, close, detach, look_again, with_conn, write};
+use super::super::{call, errors};
+use super::{Conn, attach, close, detach, enter, look_again, with_conn, write};
 
 static METHODS: [Method; 24] = [
-    method!(c"write", write_data, c"Write some data; it is sent by the end of this turn of the loop."),
+    method!(c"write", write_data, c"Write some data; it is sent when the callback that wrote it returns."),
     method!(c"writelines", writelines, c"Write a list (or any iterable) of data."),
     method!(c"write_eof", fn() write_eof, c"Close the sending direction once all data has left."),
     method!(c"can_write_eof", fn() can_write_eof, c"True: stream sockets can."),
@@ -157,6 +157,7 @@ fn resume_reading<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
             state.started = true;
             (state.readable, std::mem::replace(&mut state.context, context))
         });
+        attach(conn).map_err(|error| errors::os_error(py, &error))?;
         if readable {
             look_again(conn);
         }
@@ -216,6 +217,10 @@ fn set_write_buffer_limits<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) ->
 
 fn start_reading<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     act(slf, |conn| {
+        if conn.state(|state| state.conn_lost > 0) {
+            return Ok(());
+        }
+        attach(conn).map_err(|error| errors::os_error(conn.py(), &error))?;
         let readable = conn.state(|state| {
             state.started = true;
             state.readable && state.reads()
@@ -269,7 +274,13 @@ fn lend_fd<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
 }
 
 fn return_fd<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
-    act(slf, |conn| if conn.state(|state| state.sock.is_some()) { attach(conn) } else { Ok(()) })
+    act(slf, |conn| {
+        if conn.state(|state| state.sock.is_none()) {
+            return Ok(());
+        }
+        enter(conn);
+        attach(conn).map_err(|error| errors::os_error(conn.py(), &error))
+    })
 }
 
 fn get_sock<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {

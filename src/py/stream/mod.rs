@@ -16,6 +16,7 @@ mod methods;
 mod read;
 mod write;
 
+use std::io;
 use std::os::fd::RawFd;
 
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -28,7 +29,6 @@ use zloop_backends::{Backend, Interest, Token};
 
 use super::call;
 use super::cell::Guarded;
-use super::errors;
 use super::event_loop::EventLoop;
 use super::native::{Slot, allocate, make_class};
 use super::run;
@@ -49,6 +49,8 @@ pub struct Stream {
 struct State {
     /// Its place in the loop's table; none once it was taken out, or while it lends its fd.
     token: Option<Token>,
+    /// The backend knows the fd.
+    attached: bool,
     /// The Python socket that owns the fd; none once closed.
     sock: Option<Py<PyAny>>,
     protocol: Option<Py<PyAny>>,
@@ -190,7 +192,7 @@ pub fn create<'py>(this: &Bound<'py, EventLoop>, parts: Parts<'py>) -> PyResult<
     };
     with_conn(&transport, |conn| {
         methods::set_protocol_of(conn, &parts.protocol)?;
-        attach(conn)?;
+        enter(conn);
         if let Some(server) = &parts.server {
             tell_server(conn, server, intern!(py, "_attach"))?;
         }
@@ -213,6 +215,7 @@ impl State {
     fn new(parts: &Parts<'_>, context: Py<PyAny>) -> Self {
         Self {
             token: None,
+            attached: false,
             sock: Some(parts.sock.clone().unbind()),
             protocol: None,
             buffered: false,
@@ -277,26 +280,26 @@ fn tell_server(
     }
 }
 
-/// Enters the transport into the loop's table and the fd into the backend.
-fn attach(conn: Conn<'_, '_>) -> PyResult<()> {
+/// Enters the transport into the loop's table, which keeps it alive.
+fn enter(conn: Conn<'_, '_>) {
     let (py, fd) = (conn.py(), conn.stream.get().fd);
     let token = conn.event_loop.get().state.with(py, |state| {
         let token = state.sources.insert(Source::Stream(conn.transport.clone().unbind()));
-        match state.backend().and_then(|backend| backend.attach(fd, token)) {
-            Ok(()) => {
-                state.fds.insert(fd, token);
-                Ok(token)
-            }
-            // The reference that goes away here is not the last one.
-            Err(error) => {
-                state.sources.remove(token);
-                Err(error)
-            }
-        }
+        state.fds.insert(fd, token);
+        token
     });
-    let token = token.map_err(|error| errors::os_error(py, &error))?;
-    conn.state(|state| state.token = Some(token));
-    Ok(())
+    conn.state(|state| (state.token, state.attached) = (Some(token), false));
+}
+
+/// Has the backend report the fd, from the first use on: nothing is read before `connection_made` has been called.
+fn attach(conn: Conn<'_, '_>) -> io::Result<()> {
+    let fd = conn.stream.get().fd;
+    let Some(token) = conn.state(|state| state.token.filter(|_| !std::mem::replace(&mut state.attached, true))) else {
+        return Ok(());
+    };
+    let attached = conn.event_loop.get().state.with(conn.py(), |state| state.backend()?.attach(fd, token));
+    conn.state(|state| state.attached = attached.is_ok());
+    attached
 }
 
 /// Takes the transport out again, before its fd is closed or lent. Bytes that the kernel still sends stay behind.

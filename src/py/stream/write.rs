@@ -1,4 +1,4 @@
-//! Sending: what protocols write in one turn is gathered and leaves together before the loop waits.
+//! Sending: what one callback writes to a transport is gathered and leaves together when the callback returns.
 //!
 //! Whoever needs to know how much has left (`get_write_buffer_size`, `close`, limits of flow control) has it flushed
 //! first, so that only the system calls differ from sending at once, never what a program observes.
@@ -14,9 +14,9 @@ use zloop_backends::{Backend, Interest, MAX_SLICES, Sent};
 
 use super::super::event_loop::EventLoop;
 use super::super::{call, errors};
-use super::{Conn, close, with_conn};
+use super::{Conn, attach, close, with_conn};
 
-/// So many bytes of one transport are not held back for the end of the turn.
+/// So many bytes of one transport are not held back for the end of the callback.
 const AT_ONCE_FROM: usize = 64 * 1024;
 
 /// asyncio's number of writes after the connection was lost that are dropped in silence.
@@ -109,7 +109,7 @@ fn drops(conn: Conn<'_, '_>) -> PyResult<bool> {
     Ok(lost > 0)
 }
 
-/// Bytes were added to the queue: sends them now, or at the end of the turn if there are few of them.
+/// Bytes were added to the queue: sends them now, or at the end of the callback if there are few of them.
 fn added(conn: Conn<'_, '_>) -> PyResult<()> {
     let core = conn.event_loop.get();
     let (now, later) = conn.state(|state| {
@@ -135,17 +135,10 @@ fn added(conn: Conn<'_, '_>) -> PyResult<()> {
     pause_if_full(conn)
 }
 
-/// Flushes every transport that was written to in this turn. The loop calls it before it waits.
+/// Flushes every transport that the last callback wrote to. The loop calls it after each callback.
 pub fn flush_dirty(this: &Bound<'_, EventLoop>) -> PyResult<()> {
     let py = this.py();
-    let dirty = this.get().state.with(py, |state| {
-        let dirty = std::mem::take(&mut state.dirty);
-        if let Some(backend) = state.backend.as_mut().filter(|_| dirty.len() > 1) {
-            backend.gather(dirty.len());
-        }
-        dirty
-    });
-    for transport in dirty {
+    while let Some(transport) = this.get().state.with(py, |state| state.dirty.pop()) {
         with_conn(transport.bind(py), |conn| {
             conn.state(|state| state.dirty = false);
             flush(conn)
@@ -173,6 +166,9 @@ enum Flushed {
 
 fn send(conn: Conn<'_, '_>) -> std::io::Result<Flushed> {
     let py = conn.py();
+    if conn.state(|state| !state.attached && !state.queue.is_empty()) {
+        attach(conn)?;
+    }
     conn.state(|state| {
         let Some(token) = state.token.filter(|_| !state.queue.is_empty() && !state.blocked && !state.in_flight) else {
             return Ok(Flushed::Stop);
