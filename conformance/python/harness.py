@@ -380,7 +380,7 @@ async def serving(factory, **options):
     finally:
         server.close()
         for protocol in made:
-            if getattr(protocol, "transport", None) is not None:
+            if getattr(protocol, "transport", None) is not None and not protocol.lost.done():
                 protocol.transport.abort()
         await spin(3)
 

@@ -1,0 +1,772 @@
+"""create_server and Server: listening, accepting, serving, closing, per Python version."""
+
+import asyncio
+import errno
+import gc
+import socket
+import sys
+import weakref
+
+import pytest
+
+from harness import (
+    HOST,
+    PY,
+    Recorder,
+    normal,
+    outcome,
+    recv_exactly,
+    serving,
+    spin,
+    until,
+)
+
+
+async def connected(loop, address):
+    """A client's (transport, protocol)."""
+    return await loop.create_connection(Recorder, *address[:2])
+
+
+def test_kinds(run, loop):
+    async def main():
+        async with serving(Recorder) as (server, _):
+            assert isinstance(server, asyncio.AbstractServer)
+            assert server.get_loop() is loop
+            assert server.is_serving()
+            assert isinstance(server.sockets, tuple)
+            assert all(type(sock) is asyncio.trsock.TransportSocket for sock in server.sockets)
+            sock = server.sockets[0]
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) != 0
+            assert normal(repr(server)).startswith("<")
+
+    run(main())
+
+
+def test_server_side_extra_info(run, loop):
+    made = []
+
+    def factory():
+        made.append(Recorder())
+        return made[-1]
+
+    async def main():
+        async with serving(factory) as (_, address):
+            client, protocol = await connected(loop, address)
+            await until(lambda: made and made[0].transport)
+            transport = made[0].transport
+            assert isinstance(transport, asyncio.Transport)
+            assert transport.get_extra_info("peername") == client.get_extra_info("sockname")
+            assert transport.get_extra_info("sockname") == address
+            sock = transport.get_extra_info("socket")
+            assert type(sock) is asyncio.trsock.TransportSocket
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+            client.close()
+            await protocol.lost
+            assert await made[0].lost is None
+
+    run(main())
+
+
+def test_the_factory_is_called_once_per_connection_in_order(run, loop):
+    made = []
+
+    def factory():
+        made.append(Recorder())
+        return made[-1]
+
+    async def main():
+        async with serving(factory) as (_, address):
+            clients = [await connected(loop, address) for _ in range(30)]
+            for number, (client, _) in enumerate(clients):
+                client.write(b"%03d" % number)
+            await until(lambda: len(made) == 30)
+            received = [await protocol.got(3) for protocol in made]
+            assert received == [b"%03d" % number for number in range(30)]
+            for client, protocol in clients:
+                client.close()
+                await protocol.lost
+
+    run(main())
+
+
+def test_many_connections_waiting_in_the_backlog(run, loop):
+    """More than one accept per event: nobody is left waiting."""
+    made = []
+
+    def factory():
+        made.append(Recorder())
+        return made[-1]
+
+    async def main():
+        async with serving(factory, backlog=100) as (_, address):
+            socks = [socket.create_connection(address) for _ in range(60)]
+            await until(lambda: len(made) == 60)
+            for sock in socks:
+                sock.close()
+            for protocol in made:
+                await protocol.lost
+
+    run(main())
+
+
+# What asyncio itself leaves unclosed when it refuses or fails half-way.
+asyncio_leaves_sockets = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@asyncio_leaves_sockets
+@pytest.mark.parametrize("where", ["factory", "connection_made", "data_received"])
+def test_a_raising_protocol_neither_kills_nor_stalls_the_server(compare, where):
+    def scenario(loop, reports):
+        loop.set_debug(True)  # without it asyncio keeps silent about the factory
+        fail = True
+        made = []
+
+        class Protocol(Recorder):
+            def connection_made(self, transport):
+                super().connection_made(transport)
+                if where == "connection_made" and fail:
+                    raise ZeroDivisionError("in connection_made")
+
+            def data_received(self, data):
+                if where == "data_received" and fail:
+                    raise ZeroDivisionError("in data_received")
+                super().data_received(data)
+                self.transport.write(data)
+
+        def factory():
+            if where == "factory" and fail:
+                raise ZeroDivisionError("in the factory")
+            made.append(Protocol())
+            return made[-1]
+
+        async def main():
+            nonlocal fail
+            async with serving(factory) as (server, address):
+                bad, bad_protocol = await connected(loop, address)
+                bad.write(b"x")
+                await until(lambda: reports.contexts)
+                await spin(5)
+                bad_ended = bad_protocol.lost.done() or bad_protocol.eof.done()
+                fail = False
+                good, protocol = await connected(loop, address)
+                good.write(b"echo")
+                assert await protocol.got(4) == b"echo"
+                good.close()
+                bad.abort()
+                await protocol.lost
+                await bad_protocol.lost
+                await spin(5)
+                assert server.is_serving()
+            return bad_ended
+
+        ended = loop.run_until_complete(main())
+        texts = []
+        for context in reports.take(len(reports.contexts)):
+            message = context["message"]
+            kind = "callback" if message.startswith("Exception in callback") else message
+            texts.append((kind, repr(context["exception"])))
+        return ended, texts
+
+    _, texts = compare(scenario)
+    words = {"factory": "in the factory"}.get(where, "in " + where)
+    assert any(words in exception for _, exception in texts)
+
+
+@asyncio_leaves_sockets
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("where", ["factory", "connection_made"])
+def test_a_protocol_that_exits_on_accept(loop, reports, where, exception):
+    """It propagates; the server still listens in the next run."""
+    fail = True
+    made = []
+
+    class Protocol(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            if where == "connection_made" and fail:
+                raise exception
+
+    def factory():
+        if where == "factory" and fail:
+            raise exception
+        made.append(Protocol(loop))
+        return made[-1]
+
+    async def again():
+        _, writer = await asyncio.open_connection(*address)
+        await until(lambda: made and made[-1].transport)
+        writer.close()
+        await made[-1].lost
+        await writer.wait_closed()
+
+    server = loop.run_until_complete(loop.create_server(factory, HOST, 0))
+    address = server.sockets[0].getsockname()
+    client = socket.create_connection(address)
+    with pytest.raises(exception):
+        loop.run_until_complete(asyncio.sleep(5))
+    fail = False
+    if made:
+        made.pop().transport.abort()
+    client.close()
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(again())
+    server.close()
+    loop.run_until_complete(spin(3))
+    gc.collect()
+    assert set(reports.messages()) <= {"Task exception was never retrieved"}
+
+
+def test_start_serving_false(run, loop):
+    async def main():
+        server = await loop.create_server(Recorder, HOST, 0, start_serving=False)
+        assert not server.is_serving()
+        address = server.sockets[0].getsockname()
+        with pytest.raises(ConnectionRefusedError):
+            await connected(loop, address)
+        await server.start_serving()
+        await server.start_serving()
+        assert server.is_serving()
+        client, protocol = await connected(loop, address)
+        client.close()
+        await protocol.lost
+        server.close()
+        await spin(5)
+        assert not server.is_serving()
+
+    run(main())
+
+
+def test_close_stops_listening(run, loop):
+    async def main():
+        async with serving(Recorder) as (server, address):
+            server.close()
+            assert not server.is_serving()
+            assert server.sockets == ()
+            server.close()
+            with pytest.raises(ConnectionRefusedError):
+                await connected(loop, address)
+
+    run(main())
+
+
+def test_starting_a_closed_server(compare):
+    def scenario(loop, reports):
+        server = loop.run_until_complete(loop.create_server(Recorder, HOST, 0))
+        server.close()
+        found = [outcome(lambda: loop.run_until_complete(server.start_serving()))[0]]
+        found.append(outcome(lambda: loop.run_until_complete(server.serve_forever())))
+        return [found[0], found[1][0]]
+
+    compare(scenario)
+
+
+def test_close_leaves_connections_alone(run, loop):
+    made = []
+
+    def factory():
+        made.append(Recorder())
+        return made[-1]
+
+    async def main():
+        async with serving(factory) as (server, address):
+            client, protocol = await connected(loop, address)
+            await until(lambda: made)
+            server.close()
+            await spin(3)
+            client.write(b"still")
+            assert await made[0].got(5) == b"still"
+            client.close()
+            await made[0].lost
+            await protocol.lost
+
+    run(main())
+
+
+def test_wait_closed_like_asyncio(compare):
+    """What it waits for has changed over the versions."""
+
+    def scenario(loop, reports):
+        made = []
+
+        def factory():
+            made.append(Recorder())
+            return made[-1]
+
+        async def main():
+            found = []
+            async with serving(factory) as (server, address):
+                early = asyncio.ensure_future(server.wait_closed())
+                await spin(3)
+                found.append(early.done())
+                client, protocol = await connected(loop, address)
+                await until(lambda: made)
+                server.close()
+                late = asyncio.ensure_future(server.wait_closed())
+                await spin(5)
+                found += [early.done(), late.done()]
+                client.close()
+                await made[0].lost
+                await protocol.lost
+                await spin(5)
+                found += [early.done(), late.done()]
+                await server.wait_closed()
+                early.cancel()
+                await spin(2)
+                return found
+
+        return loop.run_until_complete(main())
+
+    compare(scenario)
+
+
+def test_async_with(run, loop):
+    async def main():
+        server = await loop.create_server(Recorder, HOST, 0)
+        async with server as same:
+            assert same is server and server.is_serving()
+        assert not server.is_serving()
+
+    run(main())
+
+
+def test_serve_forever(run, loop):
+    async def main():
+        server = await loop.create_server(Recorder, HOST, 0, start_serving=False)
+        address = server.sockets[0].getsockname()
+        task = loop.create_task(server.serve_forever())
+        await spin(2)
+        assert server.is_serving()
+        client, protocol = await connected(loop, address)
+        with pytest.raises(RuntimeError, match="is already being awaited"):
+            await server.serve_forever()
+        client.close()
+        await protocol.lost
+        await asyncio.sleep(0.002)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not server.is_serving()
+        assert server.sockets == ()
+        with pytest.raises(RuntimeError, match="is closed"):
+            await server.serve_forever()
+
+    run(main())
+
+
+def test_cancelling_serve_forever_with_an_open_connection(compare):
+    """Whether it closes or waits for the clients is asyncio's business, per version."""
+
+    def scenario(loop, reports):
+        made = []
+
+        def factory():
+            made.append(Recorder())
+            return made[-1]
+
+        async def main():
+            server = await loop.create_server(factory, HOST, 0)
+            task = loop.create_task(server.serve_forever())
+            client, protocol = await connected(loop, server.sockets[0].getsockname())
+            await until(lambda: made)
+            task.cancel()
+            await asyncio.wait([task], timeout=0.02)
+            found = [task.done(), server.is_serving(), made[0].lost.done()]
+            client.close()
+            await protocol.lost
+            await asyncio.wait([task])
+            found.append(task.cancelled())
+            await made[0].lost
+            return found
+
+        return loop.run_until_complete(main())
+
+    compare(scenario)
+
+
+def test_close_ends_serve_forever(run, loop):
+    async def main():
+        server = await loop.create_server(Recorder, HOST, 0)
+        task = loop.create_task(server.serve_forever())
+        await spin(2)
+        server.close()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(main())
+
+
+@pytest.mark.skipif(PY < (3, 13), reason="close_clients and abort_clients are new in Python 3.13")
+@pytest.mark.parametrize("how", ["close_clients", "abort_clients"])
+def test_closing_the_clients(run, loop, how):
+    made = []
+
+    def factory():
+        made.append(Recorder())
+        return made[-1]
+
+    async def main():
+        async with serving(factory) as (server, address):
+            clients = [await connected(loop, address) for _ in range(3)]
+            await until(lambda: len(made) == 3 and all(p.transport for p in made))
+            made[0].transport.write(b"x" * 20_000_000)
+            clients[0][0].pause_reading()
+            server.close()
+            getattr(server, how)()
+            await spin(5)
+            assert made[1].lost.done() and made[2].lost.done()
+            assert made[0].lost.done() is (how == "abort_clients")
+            clients[0][0].resume_reading()
+            for client, protocol in clients:
+                await protocol.lost
+            for protocol in made:
+                assert await protocol.lost is None
+            await server.wait_closed()
+
+    run(main())
+
+
+@pytest.mark.skipif(PY < (3, 13), reason="close_clients and abort_clients are new in Python 3.13")
+def test_closing_no_clients(run):
+    async def main():
+        async with serving(Recorder) as (server, _):
+            server.close_clients()
+            server.abort_clients()
+            assert server.is_serving()
+
+    run(main())
+
+
+def test_a_dropped_server_keeps_listening(run, loop):
+    """The loop holds the listening sockets; only close() ends it."""
+
+    async def main():
+        server = await loop.create_server(Recorder, HOST, 0)
+        address = server.sockets[0].getsockname()
+        alive = weakref.ref(server)
+        del server
+        gc.collect()
+        client, protocol = await connected(loop, address)
+        client.close()
+        await protocol.lost
+        alive().close()
+        await spin(5)
+
+    run(main())
+
+
+def test_a_closed_server_is_freed(run, loop):
+    async def main():
+        server = await loop.create_server(Recorder, HOST, 0)
+        client, protocol = await connected(loop, server.sockets[0].getsockname())
+        client.close()
+        await protocol.lost
+        await spin(5)
+        server.close()
+        await server.wait_closed()
+        alive = weakref.ref(server)
+        del server, client, protocol
+        await spin(3)
+        gc.collect()
+        assert alive() is None
+
+    run(main())
+
+
+def test_an_own_socket(run, loop):
+    async def main():
+        sock = socket.socket()
+        sock.bind((HOST, 0))
+        server = await loop.create_server(Recorder, sock=sock)
+        client, protocol = await connected(loop, sock.getsockname())
+        client.close()
+        await protocol.lost
+        server.close()
+        await spin(5)
+        assert sock.fileno() == -1
+
+    run(main())
+
+
+def test_two_addresses(run, loop):
+    async def main():
+        server = await loop.create_server(Recorder, [HOST, "::1"], 0)
+        assert len(server.sockets) == 2
+        for sock in server.sockets:
+            client, protocol = await connected(loop, sock.getsockname())
+            client.close()
+            await protocol.lost
+        server.close()
+        await spin(5)
+
+    run(main())
+
+
+def test_an_address_in_use(run, loop):
+    async def main():
+        async with serving(Recorder) as (_, address):
+            with pytest.raises(OSError) as caught:
+                await loop.create_server(Recorder, *address)
+            assert caught.value.errno == errno.EADDRINUSE
+            assert "error while attempting to bind on address" in str(caught.value)
+
+    run(main())
+
+
+@pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="no SO_REUSEPORT on this system")
+def test_reuse_port(run, loop):
+    async def main():
+        async with serving(Recorder, reuse_port=True) as (_, address):
+            other = await loop.create_server(Recorder, *address, reuse_port=True)
+            other.close()
+            await spin(3)
+
+    run(main())
+
+
+def test_a_client_that_is_gone_before_accept(run, loop):
+    """Accepted sockets that were reset already do no harm."""
+    from harness import reset
+
+    made = []
+
+    def factory():
+        made.append(Recorder())
+        return made[-1]
+
+    async def main():
+        async with serving(factory) as (server, address):
+            for _ in range(10):
+                reset(socket.create_connection(address))
+            await until(lambda: len(made) == 10)
+            for protocol in made:
+                await protocol.lost
+            client, protocol = await connected(loop, address)
+            client.close()
+            await protocol.lost
+            assert server.is_serving()
+
+    run(main())
+
+
+def test_data_sent_with_the_connection(run, loop):
+    """Bytes and the end of the stream that are there when the connection is accepted."""
+    made = []
+
+    def factory():
+        made.append(Recorder())
+        return made[-1]
+
+    async def main():
+        async with serving(factory) as (_, address):
+            sock = socket.create_connection(address)
+            sock.sendall(b"request")
+            sock.shutdown(socket.SHUT_WR)
+            await until(lambda: made and made[0].lost.done())
+            assert made[0].names == ["made", "data", "eof", "lost"]
+            assert bytes(made[0].data) == b"request"
+            sock.close()
+
+    run(main())
+
+
+def test_start_server_with_a_plain_function(run):
+    """A callback that is no coroutine is called directly."""
+    seen = []
+
+    def handler(reader, writer):
+        seen.append(writer.get_extra_info("peername")[0])
+        writer.close()
+
+    async def main():
+        server = await asyncio.start_server(handler, HOST, 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+    assert seen == [HOST]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors by RLIMIT_NOFILE")
+def test_running_out_of_descriptors(script):
+    """EMFILE on accept: logged, backed off, and accepted when descriptors are free again."""
+    done = script(
+        """
+import resource, socket, logging, sys, time, os
+records = []
+handler = logging.Handler()
+handler.emit = lambda record: records.append(record.getMessage())
+logging.getLogger("asyncio").addHandler(handler)
+reports = []
+
+async def main():
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: reports.append(context))
+    accepted = []
+    class Protocol(asyncio.Protocol):
+        def connection_made(self, transport):
+            accepted.append(transport)
+            transport.write(b"hi")
+    server = await loop.create_server(Protocol, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    clients = [socket.socket() for _ in range(5)]
+    for client in clients:
+        client.setblocking(False)
+    spare = [os.dup(0) for _ in range(3)]
+    top = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
+    for fd in range(top):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.dup2(0, fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (top, 4096))
+    for client in clients:
+        client.connect_ex(address)
+    started = time.monotonic()
+    cpu = time.process_time()
+    while not reports:
+        await asyncio.sleep(0.005)
+        assert time.monotonic() - started < 5, "nothing was reported"
+    told = len(reports)  # asyncio tells once per waiting place of the backlog
+    await asyncio.sleep(0.3)
+    assert not accepted
+    assert time.process_time() - cpu < 0.25, "the loop spins"
+    assert len(reports) == told <= 101, (len(reports), told)
+    context = reports[0]
+    assert context["message"] == "socket.accept() out of system resource", context
+    assert context["exception"].errno == 24
+    assert isinstance(context["socket"], asyncio.trsock.TransportSocket)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 4096))
+    while len(accepted) < 5:
+        await asyncio.sleep(0.01)
+        assert time.monotonic() - started < 8, "not accepted after recovery"
+    delay = time.monotonic() - started
+    assert 0.8 < delay < 2.5, delay
+    for transport in accepted:
+        transport.close()
+    server.close()
+    for client in clients:
+        client.close()
+    await asyncio.sleep(0.01)
+    print("recovered")
+
+loop = new_event_loop()
+loop.run_until_complete(main())
+loop.close()
+"""
+    )
+    assert done.stdout == "recovered\n"
+
+
+def test_forked_servers(script):
+    """A listening socket made before fork is served by two children with loops of their own."""
+    done = script(
+        """
+import os, socket, sys, warnings
+warnings.simplefilter("ignore")
+listener = socket.create_server(("127.0.0.1", 0))
+address = listener.getsockname()
+parent = new_event_loop()
+parent.run_until_complete(asyncio.sleep(0))
+
+async def serve():
+    async def handler(reader, writer):
+        writer.write(b"%d" % os.getpid())
+        writer.close()
+        await writer.wait_closed()
+        done.set()
+    done = asyncio.Event()
+    server = await asyncio.start_server(handler, sock=listener)
+    await done.wait()
+    server.close()
+
+children = []
+for _ in range(2):
+    pid = os.fork()
+    if pid == 0:
+        loop = new_event_loop()
+        loop.run_until_complete(serve())
+        loop.close()
+        os._exit(0)
+    children.append(pid)
+
+async def ask():
+    reader, writer = await asyncio.open_connection(*address)
+    data = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return int(data)
+
+answers = [parent.run_until_complete(ask())]
+os.waitpid(answers[0], 0)
+answers.append(parent.run_until_complete(ask()))
+os.waitpid(answers[1], 0)
+assert sorted(answers) == sorted(children), (answers, children)
+listener.close()
+parent.close()
+print("served")
+"""
+    )
+    assert done.stdout == "served\n"
+
+
+def test_receiving_large_uploads_on_several_connections(run, loop):
+    made = []
+
+    def factory():
+        made.append(Recorder())
+        return made[-1]
+
+    size = 1_500_000
+
+    def upload(address, byte):
+        with socket.create_connection(address) as sock:
+            sock.sendall(byte * size)
+            recv_exactly(sock, 1)
+
+    async def main():
+        async with serving(factory) as (_, address):
+            uploads = [
+                loop.run_in_executor(None, upload, address, byte) for byte in (b"a", b"b", b"c")
+            ]
+            await until(lambda: len(made) == 3)
+            for protocol in made:
+                data = await protocol.got(size)
+                assert data == data[:1] * size
+                protocol.transport.write(b"!")
+            await asyncio.gather(*uploads)
+
+    run(main())
+
+
+BAD = {
+    "host and sock": lambda loop, sock: loop.create_server(Recorder, HOST, 0, sock=sock),
+    "neither": lambda loop, sock: loop.create_server(Recorder),
+    "not a context": lambda loop, sock: loop.create_server(Recorder, HOST, 0, ssl=True),
+    "handshake timeout alone": lambda loop, sock: loop.create_server(
+        Recorder, HOST, 0, ssl_handshake_timeout=1
+    ),
+    "shutdown timeout alone": lambda loop, sock: loop.create_server(
+        Recorder, HOST, 0, ssl_shutdown_timeout=1
+    ),
+    "no such host": lambda loop, sock: loop.create_server(
+        Recorder, "256.256.256.256", 0, flags=socket.AI_NUMERICHOST
+    ),
+    "no stream": lambda loop, sock: loop.create_server(Recorder, sock=sock),
+    "port range": lambda loop, sock: loop.create_server(Recorder, HOST, 70000),
+}
+
+
+@pytest.mark.parametrize("make", BAD.values(), ids=BAD)
+def test_what_create_server_refuses(compare, make):
+    def scenario(loop, reports):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            return outcome(lambda: loop.run_until_complete(make(loop, sock)))
+
+    assert compare(scenario)[0] in ("ValueError", "TypeError", "gaierror", "OverflowError")
