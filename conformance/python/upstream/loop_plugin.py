@@ -95,14 +95,15 @@ def replace_classes() -> None:
     class CandidateLoop(zloop.Loop):
         def __new__(cls, selector: object = None) -> "CandidateLoop":
             counts["zloop"] += 1
-            return super().__new__(cls, BACKEND)
+            loop: CandidateLoop = super().__new__(cls, BACKEND)
+            return loop
 
         def __init__(self, selector: object = None) -> None:
             super().__init__(BACKEND)
 
     asyncio.SelectorEventLoop = CandidateLoop  # type: ignore[misc, assignment]
     if sys.version_info >= (3, 13):
-        asyncio.EventLoop = CandidateLoop  # type: ignore[misc, assignment]
+        asyncio.EventLoop = CandidateLoop
 
 
 def pytest_configure(config: pytest.Config) -> None:
