@@ -119,7 +119,7 @@ def finish(loop) -> list[str]:
 async def _wind_up(loop, tasks) -> None:
     if tasks:
         await asyncio.wait(tasks)
-    await spin(3)
+    await asyncio.sleep(0.001)  # ends of streams that are under way are seen
     await loop.shutdown_asyncgens()
     await loop.shutdown_default_executor()
 
