@@ -28,14 +28,16 @@
 //! * **C7** After `forget` nothing arrives for that token, even if the fd's number is reused at once.
 //! * **C8** `wake` from any thread, before or during a `poll`, ends that `poll`; any number of wakes make one return;
 //!   none is lost.
-//! * **C9** `Wait::For` never ends early without a reason; `Wait::Forever` ends only by an event, a wake or a signal.
-//!   A timeout is `Ok` with no events.
+//! * **C9** `Wait::For` never ends early without a reason; `Wait::Forever` ends only by an event, a wake or a signal,
+//!   or because something inside the backend moved on (a send found room). A timeout is `Ok` with no events.
 //! * **C10** A signal ends `poll` promptly with `Ok`, so that the interpreter's handlers can run.
 //! * **C11** At most `out.room()` events per call; what did not fit comes first next time.
 //! * **C12** At most one `send` per token is in flight; the caller serialises, backends debug-assert.
 //! * **C13** After `fork` the child may only drop the backend, and the parent is undisturbed by that.
 //! * **C14** `quiesce` ends with `in_flight() == 0`, given room for the terminal events; after it and `Drop` no fd and
 //!   no memory is left behind.
+//! * **C15** A backend goes with the thread that binds it: after `bind` in another thread all registrations, reports
+//!   and sends in flight go on.
 
 use std::io::{self, IoSlice};
 use std::ops::{BitAnd, BitOr, Not};
@@ -48,14 +50,14 @@ use crate::wake::Waker;
 
 /// One of the kernel interfaces behind the event loop.
 ///
-/// The numbered clauses (C1 to C14) are in the [module documentation](self).
+/// The numbered clauses (C1 to C15) are in the [module documentation](self).
 #[enum_dispatch]
 pub trait Backend {
     /// Facts for humans: logs, the doctor, benchmarks. Never branch on it.
     fn profile(&self) -> Profile;
 
-    /// Makes the calling thread the one that polls. The scheduler calls it whenever a run starts; it is cheap when the
-    /// thread is the same as before.
+    /// Makes the calling thread the one that polls (C15). The scheduler calls it whenever a run starts; it is cheap
+    /// when the thread is the same as before.
     ///
     /// # Errors
     /// The kernel's, when a per-thread resource (a ring) cannot be made for this thread.

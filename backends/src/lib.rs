@@ -2,7 +2,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | [`api`] | the vocabulary, the trait [`Backend`] and its contract C1 to C14 |
+//! | [`api`] | the vocabulary, the trait [`Backend`] and its contract C1 to C15 |
 //! | [`registry`] | [`Kind`], [`open`], [`available`]: the only list of backends |
 //! | [`attempt`] | non-blocking system calls, each tried once |
 //! | [`addr`] | a socket address as the kernel wrote it |
@@ -11,6 +11,7 @@
 //! | `table` | a vector indexed by somebody else's tokens |
 //! | `fd` | the one place that vouches for a raw fd |
 //! | [`readiness`] | every readiness backend: one `Readiness<S>` over small selectors |
+//! | `uring` | io_uring (Linux) |
 //! | `sim` | the backend in memory, for tests (feature `sim`) |
 
 pub mod addr;
@@ -23,6 +24,8 @@ pub mod registry;
 pub mod sim;
 pub mod slots;
 mod table;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub mod uring;
 pub mod wake;
 
 pub use addr::SockAddr;

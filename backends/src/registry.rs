@@ -13,6 +13,8 @@ use crate::api::{Backend, Events, Interest, Profile, Sent, Token, Wait};
 use crate::readiness::Readiness;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use crate::readiness::epoll::Epoll;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+use crate::uring::{Uring, probe};
 use crate::wake::Waker;
 
 /// A backend by name, whether this machine has it or not.
@@ -64,9 +66,12 @@ impl fmt::Display for Kind {
 #[enum_dispatch(Backend)]
 #[derive(Debug)]
 #[allow(missing_docs, reason = "the variants are the kinds")]
+#[allow(clippy::large_enum_variant, reason = "there is one for each loop, and it stays where it is")]
 pub enum AnyBackend {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     Epoll(Readiness<Epoll>),
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    IoUring(Uring),
 }
 
 /// Opens a backend.
@@ -79,7 +84,12 @@ pub fn open(kind: Kind) -> Result<AnyBackend, Unavailable> {
         Kind::Epoll => Readiness::<Epoll>::open().map(Into::into).map_err(|error| Unavailable::system(kind, &error)),
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         Kind::Epoll => Err(Unavailable::platform(kind, "Linux")),
-        Kind::IoUring => Err(Unavailable::platform(kind, "a newer zloop")),
+        #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+        Kind::IoUring => Uring::open()
+            .map(Into::into)
+            .map_err(|error| Unavailable { reason: probe::reason(&error), ..Unavailable::system(kind, &error) }),
+        #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+        Kind::IoUring => Err(Unavailable::platform(kind, "Linux on a 64-bit machine")),
         Kind::Kqueue => Err(Unavailable::platform(kind, "macOS or a BSD")),
         Kind::Poll => Err(Unavailable::platform(kind, "a newer zloop")),
     }

@@ -113,6 +113,15 @@ impl<T> Slots<T> {
         }
     }
 
+    /// The token that a place has now; `None` if it is vacant.
+    #[must_use]
+    pub fn token_at(&self, slot: u32) -> Option<Token> {
+        match self.places.get(slot as usize) {
+            Some(Place { generation, content: Content::Occupied(_) }) => Some(Token::new(slot, *generation)),
+            _ => None,
+        }
+    }
+
     /// Whether the token is current.
     #[must_use]
     pub fn contains(&self, token: Token) -> bool {
@@ -157,6 +166,8 @@ mod tests {
         assert_eq!(slots.get(first), None);
         assert_eq!(slots.remove(first), None);
         assert_eq!(slots.get_mut(second), Some(&mut "second"));
+        assert_eq!(slots.token_at(second.slot()), Some(second));
+        assert_eq!(slots.token_at(second.slot() + 1), None);
     }
 
     #[test]

@@ -40,6 +40,23 @@ impl<T> Table<T> {
         }
     }
 
+    /// The token that a slot has now, and its value.
+    #[allow(dead_code, reason = "not every platform has a backend that asks by slot")]
+    #[inline]
+    pub(crate) fn at(&mut self, slot: u32) -> Option<(Token, &mut T)> {
+        let (generation, value) = self.rows.get_mut(slot as usize)?.as_mut()?;
+        Some((Token::new(slot, *generation), value))
+    }
+
+    /// All values with their tokens.
+    #[allow(dead_code, reason = "not every platform has a backend that goes through all")]
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Token, &mut T)> {
+        self.rows.iter_mut().enumerate().filter_map(|(slot, row)| {
+            let (generation, value) = row.as_mut()?;
+            Some((Token::new(slot as u32, *generation), value))
+        })
+    }
+
     pub(crate) fn remove(&mut self, token: Token) -> Option<T> {
         self.get(token)?;
         self.rows[token.slot() as usize].take().map(|(_, value)| value)
@@ -58,7 +75,10 @@ mod tests {
         assert_eq!(table.get(Token::new(3, 0)), None);
         assert_eq!(table.remove(Token::new(3, 0)), None);
         assert_eq!(table.get_mut(Token::new(3, 1)), Some(&mut 'b'));
+        assert_eq!(table.at(3), Some((Token::new(3, 1), &mut 'b')));
+        assert_eq!(table.iter_mut().count(), 1);
         assert_eq!(table.remove(Token::new(3, 1)), Some('b'));
+        assert_eq!(table.at(3), None);
         assert_eq!(table.get(Token::new(3, 1)), None);
         assert_eq!(table.get(Token::new(9, 0)), None);
     }

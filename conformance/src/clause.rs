@@ -43,6 +43,7 @@ clauses! {
     C12 "one send in flight for a token",
     C13 "a forked child disturbs nobody",
     C14 "quiesce leaves nothing behind",
+    C15 "a backend goes with the thread that binds it",
 }
 
 impl fmt::Display for Clause {

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, IoSlice, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::RawFd;
 use std::process;
+use std::thread::{self, ThreadId};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -130,6 +131,10 @@ faults! {
         /// `quiesce` does nothing.
         QuiesceLeaves,
     }
+    C15 {
+        /// In another thread, nothing is reported of what was registered before.
+        StaysAtHome,
+    }
 }
 
 /// The backend in memory, with a fault.
@@ -154,6 +159,7 @@ pub struct Mutant {
     elsewhere: Sim,
     pipe: (PipeReader, PipeWriter),
     process: u32,
+    home: ThreadId,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -185,6 +191,7 @@ impl Mutant {
             elsewhere: Sim::new(0).expect("a sim"),
             pipe,
             process: process::id(),
+            home: thread::current().id(),
         }
     }
 
@@ -218,6 +225,7 @@ impl Mutant {
                 let former = self.fds.get(&token).and_then(|fd| self.former.get(fd));
                 former.map(|token| Event { token: *token, what }).into_iter().chain([event]).collect()
             }
+            (Fault::StaysAtHome, _) if thread::current().id() != self.home => vec![],
             (Fault::ChildDisturbs, What::Ready(_)) if self.is_disturbed() => vec![],
             _ => vec![event],
         }

@@ -30,7 +30,7 @@ static FDS: RwLock<()> = RwLock::new(());
 #[allow(missing_debug_implementations)]
 pub struct Rig {
     subject: Subject,
-    backend: Option<Box<dyn Backend>>,
+    backend: Option<Box<dyn Backend + Send>>,
     world: Box<dyn World>,
     tokens: Slots<Interest>,
     flights: HashMap<Token, Box<[u8]>>,
@@ -106,12 +106,12 @@ impl Rig {
     }
 
     /// Takes the backend out.
-    pub fn take_backend(&mut self) -> Box<dyn Backend> {
+    pub fn take_backend(&mut self) -> Box<dyn Backend + Send> {
         self.backend.take().expect("the backend has not been dropped")
     }
 
     /// Puts a backend (back) in.
-    pub fn put_backend(&mut self, backend: Box<dyn Backend>) {
+    pub fn put_backend(&mut self, backend: Box<dyn Backend + Send>) {
         self.backend = Some(backend);
     }
 
@@ -242,10 +242,15 @@ impl Rig {
         outcome.expect("C9, C10: neither a timeout nor a signal is an error");
         let events: Vec<_> = self.events.drain().collect();
         assert!(events.len() <= limit, "C11: {} events where {limit} fit", events.len());
-        for event in &events {
+        self.take_note(&events);
+        events
+    }
+
+    /// Checks and keeps reports, which came here or in another thread.
+    pub fn take_note(&mut self, events: &[Event]) {
+        for event in events {
             self.note(*event);
         }
-        events
     }
 
     /// Quiesces, and takes the terminal events.

@@ -12,7 +12,7 @@ use crate::os::Os;
 use crate::world::World;
 
 /// A backend together with its world.
-pub type Opened = (Box<dyn Backend>, Box<dyn World>);
+pub type Opened = (Box<dyn Backend + Send>, Box<dyn World>);
 
 /// Something to test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,6 +21,9 @@ const UNSAFE: &[(&str, &str)] = &[
     ("backends/src/fd.rs", "vouches for raw fds"),
     ("backends/src/readiness/mod.rs", "the signature of Backend::send"),
     ("backends/src/readiness/epoll.rs", "epoll_pwait2, which no C library of the last years has"),
+    ("backends/src/uring/flight.rs", "keeps pointers to the memory of sends"),
+    ("backends/src/uring/mod.rs", "hands requests to the ring"),
+    ("backends/src/uring/ring.rs", "enters the kernel by hand"),
     ("backends/src/sim/mod.rs", "reads the memory of sends, as a kernel does"),
     ("conformance/src/mutant.rs", "reads the memory of sends too late"),
     ("conformance/src/os.rs", "signals and forks"),
@@ -40,6 +43,7 @@ const UNSAFE_CODE: &[&str] = &[" {", " fn", " impl", " extern", "("];
 const PLATFORMS: &[&str] = &[
     "backends/src/addr.rs",
     "backends/src/attempt.rs",
+    "backends/src/lib.rs",
     "backends/src/readiness/mod.rs",
     "backends/src/registry.rs",
     "backends/src/wake.rs",
@@ -194,7 +198,8 @@ fn sources() -> HashMap<String, String> {
 
 fn collect(path: &Path, found: &mut HashMap<String, String>) {
     if path.is_dir() {
-        for entry in fs::read_dir(path).expect("a folder").flatten().filter(|entry| entry.file_name() != "target") {
+        let entries = fs::read_dir(path).expect("a folder").flatten();
+        for entry in entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with('.')) {
             collect(&entry.path(), found);
         }
     } else if path.extension().is_some_and(|ending| ending == "rs") {

@@ -14,6 +14,7 @@ pub mod quiesce;
 pub mod sends;
 pub mod signals;
 pub mod streams;
+pub mod threads;
 pub mod time;
 pub mod wake;
 pub mod watches;
@@ -88,6 +89,8 @@ macro_rules! for_each_case {
             C14 quiesce::nothing_is_in_flight_after_quiesce,
             C14 quiesce::quiesce_gives_way_to_a_full_list,
             C14 quiesce::a_backend_goes_on_after_quiesce,
+            C15 threads::a_backend_works_in_the_thread_that_binds_it,
+            C15 threads::sends_in_flight_go_along,
         }
     };
 }

@@ -1,0 +1,162 @@
+//! Sends on their way.
+//!
+//! A send is queued until the next poll, then handed over with the others, and over as soon as the kernel has looked
+//! at it: all of it left, or some and the stream is full. What is left then waits here, not in the kernel, until the
+//! stream's poll says that there is room. So the kernel holds no memory of the caller's between two polls, a cancel
+//! takes effect at once, and a closed socket is really closed.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
+
+use io_uring::squeue;
+
+use super::sqe::{self, Tag};
+use crate::api::Token;
+use crate::attempt;
+
+/// One send.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) token: Token,
+    pub(super) stage: Stage,
+    pub(super) cancelled: bool,
+    fd: RawFd,
+    slices: Vec<libc::iovec>,
+    /// The first slice that is not through.
+    first: usize,
+    sent: usize,
+    left: usize,
+    header: libc::msghdr,
+}
+
+// SAFETY: the pointers name memory that the caller of `Backend::send` keeps valid, in whatever thread, or, in the
+// header, this flight's own.
+unsafe impl Send for Flight {}
+
+/// Where a send is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It waits for the next poll.
+    Queued,
+    /// The kernel has it or will take it; its completion has not been seen.
+    Submitted,
+    /// The stream was full; it waits for room.
+    Blocked,
+}
+
+impl Flight {
+    pub(super) fn new(token: Token, fd: RawFd, bufs: &[IoSlice<'_>]) -> Self {
+        let slices: Vec<_> = bufs
+            .iter()
+            .map(|buf| libc::iovec { iov_base: buf.as_ptr().cast_mut().cast(), iov_len: buf.len() })
+            .collect();
+        let left = slices.iter().map(|slice| slice.iov_len).sum();
+        // SAFETY: all zero is a valid message: no name, no slices, no control data.
+        let header = unsafe { MaybeUninit::zeroed().assume_init() };
+        Self { token, stage: Stage::Queued, cancelled: false, fd, slices, first: 0, sent: 0, left, header }
+    }
+
+    /// The request for what is left.
+    pub(super) fn request(&mut self, tag: Tag) -> squeue::Entry {
+        self.stage = Stage::Submitted;
+        match &mut self.slices[self.first..] {
+            [only] => sqe::send(self.fd, only, tag),
+            several => {
+                self.header.msg_iov = several.as_mut_ptr();
+                self.header.msg_iovlen = several.len() as _;
+                sqe::send_message(self.fd, &self.header, tag)
+            }
+        }
+    }
+
+    /// Tries what is left at once; the result if the send is over.
+    pub(super) fn resume(&mut self) -> Option<i32> {
+        let rest = &self.slices[self.first..];
+        // SAFETY: `iovec` has the layout of `IoSlice`, and the caller of `Backend::send` keeps the bytes valid.
+        let rest = unsafe { std::slice::from_raw_parts(rest.as_ptr().cast::<IoSlice<'_>>(), rest.len()) };
+        match attempt::send(self.fd, rest) {
+            Ok(sent) => self.advance(sent as i32),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.advance(-libc::EAGAIN),
+            Err(error) => self.advance(-error.raw_os_error().unwrap_or(libc::EIO)),
+        }
+    }
+
+    /// Counts what a request or an attempt has done; the result if the send is over.
+    pub(super) fn advance(&mut self, result: i32) -> Option<i32> {
+        self.stage = Stage::Blocked;
+        match result {
+            0.. => self.skip(result as usize),
+            // A send that a signal interrupts has sent nothing; there may be room, and its poll would not say so again.
+            _ if result == -libc::EINTR => return self.resume(),
+            _ if result == -libc::EAGAIN => {}
+            _ if self.sent > 0 => return Some(self.sent as i32),
+            _ => return Some(result),
+        }
+        let over = self.left == 0 || self.cancelled;
+        over.then(|| self.result_now())
+    }
+
+    /// The result if it ended now.
+    pub(super) fn result_now(&self) -> i32 {
+        if self.sent > 0 || self.left == 0 { self.sent as i32 } else { -libc::ECANCELED }
+    }
+
+    fn skip(&mut self, mut count: usize) {
+        self.sent += count;
+        self.left -= count;
+        while let Some(slice) = self.slices.get_mut(self.first).filter(|slice| slice.iov_len <= count) {
+            count -= slice.iov_len;
+            self.first += 1;
+        }
+        if let Some(slice) = self.slices.get_mut(self.first) {
+            // Wrapping: the pointer stays inside its slice.
+            slice.iov_base = slice.iov_base.wrapping_byte_add(count);
+            slice.iov_len -= count;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flight(bufs: &[&'static [u8]]) -> Flight {
+        let slices: Vec<_> = bufs.iter().map(|buf| IoSlice::new(buf)).collect();
+        Flight::new(Token::new(0, 0), -1, &slices)
+    }
+
+    fn rest(flight: &Flight) -> Vec<u8> {
+        let slices = flight.slices[flight.first..].iter();
+        // SAFETY: the slices are parts of literals.
+        slices
+            .flat_map(|s| unsafe { std::slice::from_raw_parts(s.iov_base.cast::<u8>(), s.iov_len) })
+            .copied()
+            .collect()
+    }
+
+    #[test]
+    fn what_left_is_skipped_byte_by_byte() {
+        for first in 0..=9 {
+            let mut flight = flight(&[b"abc", b"", b"def", b"ghi"]);
+            assert_eq!(flight.advance(first), (first == 9).then_some(9));
+            assert_eq!(rest(&flight), b"abcdefghi"[first as usize..]);
+            if first < 9 {
+                assert_eq!(flight.advance(-libc::EAGAIN), None);
+                assert_eq!(flight.advance(9 - first), Some(9));
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_or_a_cancel_tells_what_had_left() {
+        let mut broken = flight(&[b"abc"]);
+        assert_eq!(broken.advance(-libc::EPIPE), Some(-libc::EPIPE));
+        let mut late = flight(&[b"abc"]);
+        assert_eq!(late.advance(1), None);
+        assert_eq!(late.advance(-libc::EPIPE), Some(1));
+        let mut cancelled = flight(&[b"abc"]);
+        cancelled.cancelled = true;
+        assert_eq!(cancelled.advance(-libc::EAGAIN), Some(-libc::ECANCELED));
+    }
+}

@@ -1,0 +1,391 @@
+//! io_uring (Linux 6.1 or newer): the sends of a turn leave together, in the one call that also waits.
+//!
+//! * A stream is polled by one request that reports edges until it is removed; receiving is the caller's, with plain
+//!   system calls, as on every backend.
+//! * A watch is polled by a request that reports once and is armed again for the next wait; what is still ready then
+//!   reports at once. That is level-triggered, for no system call more.
+//! * A send that was [gathered](Backend::gather) and is small is queued and handed over with the others ([`flight`]).
+//!   A lone or large one is attempted on the spot: there is nothing to save, and its bytes are still in the cache.
+//!
+//! The ring belongs to the thread that polls: it is made disabled, taken by the first [`bind`](Backend::bind), and
+//! replaced when another thread binds.
+
+mod flight;
+pub(crate) mod probe;
+mod ring;
+mod sqe;
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, RawFd};
+
+use io_uring::cqueue;
+use nix::errno::Errno;
+use nix::sys::stat::{SFlag, fstat};
+
+use crate::api::{Backend, Event, Events, Interest, MAX_SLICES, Profile, Sent, Token, Wait, What};
+use crate::table::Table;
+use crate::wake::{Alarm, Waker};
+use crate::{attempt, fd};
+use flight::{Flight, Stage};
+use ring::Ring;
+use sqe::{Serial, Tag};
+
+/// Sends of more bytes are attempted at once: by the time that a batch of them is handed over, the first is out of the
+/// cache.
+const GATHERED_BYTES_MAX: usize = 16 * 1024;
+
+/// A backend on a ring.
+#[derive(Debug)]
+pub struct Uring {
+    ring: Ring,
+    files: Table<File>,
+    serial: Serial,
+    /// Files whose poll has to be armed by the next wait.
+    to_arm: Vec<Token>,
+    flights: crate::slots::Slots<Flight>,
+    /// Flights to be handed over by the next wait.
+    queued: Vec<Token>,
+    /// Reports that no completion stands for, or that had to be taken from a ring before its time.
+    backlog: VecDeque<Event>,
+    gathering: bool,
+    alarm: Alarm,
+    alarm_is_armed: bool,
+}
+
+/// What is registered for a token.
+#[derive(Clone, Copy, Debug)]
+struct File {
+    fd: RawFd,
+    role: Role,
+    /// The serial number of its poll in the kernel.
+    armed: Serial,
+    /// Its send in flight.
+    flight: Option<Token>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Watch(Interest),
+    Stream,
+}
+
+impl Uring {
+    /// Sets up a ring.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self {
+            ring: Ring::new()?,
+            files: Table::new(),
+            serial: Serial::NONE,
+            to_arm: Vec::new(),
+            flights: crate::slots::Slots::new(),
+            queued: Vec::new(),
+            backlog: VecDeque::new(),
+            gathering: false,
+            alarm: Alarm::new()?,
+            alarm_is_armed: false,
+        })
+    }
+
+    fn register(&mut self, fd: RawFd, token: Token, role: Role) {
+        self.disarm(token);
+        let flight = self.files.get(token).and_then(|file| file.flight);
+        self.files.insert(token, File { fd, role, armed: Serial::NONE, flight });
+        self.to_arm.push(token);
+    }
+
+    /// Ends a file's poll, if there is one. The request leaves with the next call.
+    fn disarm(&mut self, token: Token) -> bool {
+        let Some(file) = self.files.get_mut(token).filter(|file| file.armed != Serial::NONE) else { return false };
+        let tag = Tag::Poll(token.slot(), file.armed);
+        file.armed = Serial::NONE;
+        if self.ring.is_ours() {
+            // SAFETY: the request points to nothing.
+            let pushed = unsafe { self.ring.push(&sqe::remove_poll(tag)) };
+            debug_assert!(pushed.is_ok(), "no room to remove a poll");
+        } else {
+            // Only the ring's own thread could end it, so all of them end with the ring.
+            self.give_up_ring();
+        }
+        true
+    }
+
+    /// Leaves the ring to the kernel, which ends its polls. All files are armed anew by the next wait.
+    fn give_up_ring(&mut self) {
+        self.save_completions();
+        if let Ok(ring) = Ring::new() {
+            self.ring = ring;
+        }
+        self.alarm_is_armed = false;
+        self.to_arm.clear();
+        for (token, file) in self.files.iter_mut() {
+            file.armed = Serial::NONE;
+            self.to_arm.push(token);
+        }
+        // What the kernel has not even looked at is handed over to the next ring.
+        self.queued.clear();
+        for (key, flight) in self.flights.iter_mut().filter(|(_, flight)| flight.stage != Stage::Blocked) {
+            flight.stage = Stage::Queued;
+            self.queued.push(key);
+        }
+    }
+
+    /// Takes all completions, whatever the caller has room for.
+    fn save_completions(&mut self) {
+        while let Some(completion) = self.ring.next() {
+            if let Some(event) = self.complete(&completion) {
+                self.backlog.push_back(event);
+            }
+        }
+    }
+
+    /// Queues the polls and sends that the next call hands over.
+    fn queue_requests(&mut self) -> io::Result<()> {
+        if !self.alarm_is_armed {
+            // SAFETY: the request points to nothing.
+            unsafe { self.ring.push(&sqe::poll_alarm(self.alarm.as_raw_fd())) }?;
+            self.alarm_is_armed = true;
+        }
+        while let Some(token) = self.to_arm.pop() {
+            let Some(file) = self.files.get_mut(token).filter(|file| file.armed == Serial::NONE) else { continue };
+            self.serial = self.serial.next();
+            file.armed = self.serial;
+            let tag = Tag::Poll(token.slot(), self.serial);
+            let request = match file.role {
+                Role::Stream => sqe::poll_stream(file.fd, tag),
+                Role::Watch(interest) => sqe::poll_once(file.fd, interest, tag),
+            };
+            // SAFETY: the request points to nothing.
+            unsafe { self.ring.push(&request) }?;
+        }
+        for index in 0..self.queued.len() {
+            let key = self.queued[index];
+            let Some(flight) = self.flights.get_mut(key).filter(|flight| flight.stage == Stage::Queued) else {
+                continue;
+            };
+            let request = flight.request(Tag::Send(key.slot()));
+            // SAFETY: the kernel is through with slices and header when the call that hands them over returns, which
+            // is before the flight can move; the bytes are the caller's promise.
+            unsafe { self.ring.push(&request) }?;
+        }
+        self.queued.clear();
+        Ok(())
+    }
+
+    /// Fills `out` as far as it goes.
+    fn reap(&mut self, out: &mut Events) {
+        while out.room() > 0 {
+            if let Some(event) = self.backlog.pop_front() {
+                out.push(event.token, event.what);
+                continue;
+            }
+            let Some(completion) = self.ring.next() else { return };
+            if let Some(event) = self.complete(&completion) {
+                out.push(event.token, event.what);
+            }
+        }
+    }
+
+    /// What a completion means.
+    #[inline]
+    fn complete(&mut self, completion: &cqueue::Entry) -> Option<Event> {
+        let more = cqueue::more(completion.flags());
+        match Tag::from_bits(completion.user_data()) {
+            Tag::Poll(slot, serial) => self.polled(slot, serial, completion.result(), more),
+            Tag::Send(place) => {
+                let key = self.flights.token_at(place)?;
+                let result = self.flights.get_mut(key)?.advance(completion.result())?;
+                Some(self.land(key, result))
+            }
+            Tag::Alarm => {
+                self.alarm_is_armed = more;
+                None
+            }
+            Tag::Nobody => None,
+        }
+    }
+
+    /// A poll has reported; the serial number tells whether it is the one that the slot's holder has now.
+    fn polled(&mut self, slot: u32, serial: Serial, result: i32, more: bool) -> Option<Event> {
+        let (token, file) = self.files.at(slot).filter(|(_, file)| file.armed == serial)?;
+        // A poll that failed leaves the fd to the caller, who learns the reason when it is used.
+        let ready = if result < 0 { Interest::BOTH | Interest::CLOSED } else { sqe::ready(result) };
+        if !more {
+            file.armed = Serial::NONE;
+            if result >= 0 || file.role == Role::Stream && result == -libc::ECANCELED {
+                self.to_arm.push(token);
+            }
+        }
+        let blocked = file.flight.filter(|_| ready.contains(Interest::WRITE));
+        if let Some(key) = blocked
+            && let Some(flight) = self.flights.get_mut(key).filter(|flight| flight.stage == Stage::Blocked)
+            && let Some(result) = flight.resume()
+        {
+            let landed = self.land(key, result);
+            self.backlog.push_back(landed);
+        }
+        Some(Event { token, what: What::Ready(ready) })
+    }
+
+    /// Ends a send.
+    fn land(&mut self, key: Token, result: i32) -> Event {
+        let token = self.flights.remove(key).map_or(key, |flight| flight.token);
+        if let Some(file) = self.files.get_mut(token) {
+            file.flight = None;
+        }
+        Event { token, what: What::Sent(result) }
+    }
+
+    /// Ends a send that the kernel does not have, or else as soon as it gives it back.
+    fn cancel_flight(&mut self, key: Token) {
+        let Some(flight) = self.flights.get_mut(key) else { return };
+        if flight.stage == Stage::Submitted {
+            flight.cancelled = true;
+            return;
+        }
+        let result = flight.result_now();
+        let landed = self.land(key, result);
+        self.backlog.push_back(landed);
+    }
+}
+
+impl Backend for Uring {
+    fn profile(&self) -> Profile {
+        Profile { name: "io_uring", model: "completion", features: self.ring.features() }
+    }
+
+    fn bind(&mut self) -> io::Result<()> {
+        if self.ring.is_ours() {
+            return Ok(());
+        }
+        if !self.ring.is_new() {
+            self.give_up_ring();
+        }
+        self.ring.enable()
+    }
+
+    fn watch(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        let interest = interest & Interest::BOTH;
+        if interest.is_empty() {
+            self.forget(token);
+            return Ok(());
+        }
+        check(fd)?;
+        self.register(fd, token, Role::Watch(interest));
+        Ok(())
+    }
+
+    fn attach(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
+        check(fd)?;
+        attempt::adopt(fd)?;
+        self.register(fd, token, Role::Stream);
+        Ok(())
+    }
+
+    #[inline]
+    fn rearm(&mut self, _token: Token, _interest: Interest) -> io::Result<()> {
+        // The poll of a stream reports edges by itself.
+        Ok(())
+    }
+
+    #[inline]
+    fn gather(&mut self, sends: usize) {
+        self.gathering = sends > 1;
+    }
+
+    unsafe fn send(&mut self, token: Token, bufs: &[IoSlice<'_>]) -> io::Result<Sent> {
+        debug_assert!((1..=MAX_SLICES).contains(&bufs.len()), "1 to {MAX_SLICES} slices");
+        let file = self.files.get_mut(token).ok_or(Errno::EBADF)?;
+        debug_assert!(file.flight.is_none(), "C12: a send is in flight already");
+        let small = bufs.iter().map(|buf| buf.len()).sum::<usize>() <= GATHERED_BYTES_MAX;
+        if self.gathering && small {
+            let key = self.flights.insert(Flight::new(token, file.fd, bufs));
+            file.flight = Some(key);
+            self.queued.push(key);
+            return Ok(Sent::Pending);
+        }
+        match attempt::send(file.fd, bufs) {
+            Ok(sent) => Ok(Sent::Done(sent)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Sent::Blocked),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn cancel(&mut self, token: Token) {
+        if let Some(key) = self.files.get(token).and_then(|file| file.flight) {
+            self.cancel_flight(key);
+        }
+    }
+
+    fn forget(&mut self, token: Token) {
+        self.cancel(token);
+        let armed = self.disarm(token);
+        if self.files.remove(token).is_none() {
+            return;
+        }
+        if armed && self.ring.is_ours() {
+            // A poll holds the file open, and its peer would wait for the end of the stream: so it ends here.
+            let entered = self.ring.enter(Wait::Now);
+            debug_assert!(entered.is_ok(), "the ring cannot be entered: {entered:?}");
+        }
+        if !self.backlog.is_empty() {
+            self.backlog.retain(|event| event.token != token || matches!(event.what, What::Sent(_)));
+        }
+    }
+
+    fn poll(&mut self, wait: Wait, out: &mut Events) -> io::Result<()> {
+        debug_assert!(out.room() > 0, "nothing can be reported");
+        self.gathering = false;
+        self.bind()?;
+        let before = out.room();
+        self.reap(out);
+        self.queue_requests()?;
+        let wait = if out.room() < before { Wait::Now } else { self.alarm.fall_asleep(wait) };
+        let entered = if wait == Wait::Now && !self.ring.is_worth_entering() { Ok(()) } else { self.ring.enter(wait) };
+        self.alarm.awake();
+        entered?;
+        self.reap(out);
+        Ok(())
+    }
+
+    fn waker(&self) -> Waker {
+        self.alarm.waker()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.flights.len() + self.backlog.iter().filter(|event| matches!(event.what, What::Sent(_))).count()
+    }
+
+    fn quiesce(&mut self, out: &mut Events) -> io::Result<()> {
+        if self.ring.is_ours() {
+            self.ring.enter(Wait::Now)?;
+        } else if !self.ring.is_new() {
+            self.give_up_ring();
+        }
+        self.save_completions();
+        let keys: Vec<_> = self.flights.iter().map(|(key, _)| key).collect();
+        keys.into_iter().for_each(|key| self.cancel_flight(key));
+        for _ in 0..self.backlog.len() {
+            match self.backlog.pop_front() {
+                Some(Event { token, what: What::Sent(result) }) if out.room() > 0 => {
+                    out.push(token, What::Sent(result))
+                }
+                Some(event) => self.backlog.push_back(event),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses what epoll would refuse, which a ring would report as always ready.
+fn check(fd: RawFd) -> io::Result<()> {
+    let mode = SFlag::from_bits_truncate(fstat(fd::borrow(fd)?)?.st_mode);
+    match mode & SFlag::S_IFMT {
+        SFlag::S_IFREG | SFlag::S_IFDIR | SFlag::S_IFBLK => Err(Errno::EPERM.into()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,199 @@
+//! The ring itself: setting it up, entering the kernel, taking completions.
+
+use std::io;
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use io_uring::{IoUring, cqueue, squeue};
+use nix::errno::Errno;
+
+use crate::api::Wait;
+
+/// Room for what is queued between two polls; more is handed over early.
+const SUBMISSIONS: u32 = 256;
+
+/// Room for completions. The kernel keeps what does not fit, at a price.
+const COMPLETIONS: u32 = 4096;
+
+/// `io_uring_enter`: also run deferred work and wait.
+const GETEVENTS: u32 = 1;
+/// `io_uring_enter`: the argument is an [`ExtArg`].
+const EXT_ARG: u32 = 1 << 3;
+/// `io_uring_enter`: a wait is idleness, not waiting for a disk (Linux 6.15).
+const NO_IOWAIT: u32 = 1 << 7;
+
+/// A ring, disabled until a thread takes it for its own.
+pub(super) struct Ring {
+    kernel: IoUring,
+    owner: Option<ThreadId>,
+    /// What every wait passes on.
+    wait_flags: u32,
+    without_array: bool,
+}
+
+/// The argument of an `io_uring_enter` with a deadline, as the kernel lays it out.
+#[repr(C)]
+struct ExtArg {
+    signal_mask: u64,
+    signal_mask_size: u32,
+    min_wait_us: u32,
+    deadline: u64,
+}
+
+/// `struct __kernel_timespec`: 64 bits each, on every machine.
+#[repr(C)]
+struct Timespec {
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl Ring {
+    /// Sets up a ring for a thread yet to be named.
+    ///
+    /// # Errors
+    /// The kernel's: `EINVAL` before Linux 6.1, `ENOSYS`, `EPERM`, `ENOMEM`, `EMFILE`.
+    pub(super) fn new() -> io::Result<Self> {
+        let (kernel, without_array) = match build(true) {
+            // Before Linux 6.6 the flag that saves an array is unknown.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (build(false)?, false),
+            other => (other?, true),
+        };
+        let no_iowait = if kernel.params().is_feature_no_iowait() { NO_IOWAIT } else { 0 };
+        Ok(Self { kernel, owner: None, wait_flags: GETEVENTS | EXT_ARG | no_iowait, without_array })
+    }
+
+    /// Makes the calling thread the only one that may enter.
+    pub(super) fn enable(&mut self) -> io::Result<()> {
+        self.kernel.submitter().register_enable_rings()?;
+        self.owner = Some(this_thread());
+        Ok(())
+    }
+
+    /// Whether nobody has taken the ring yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.owner.is_none()
+    }
+
+    /// Whether the calling thread may enter.
+    pub(super) fn is_ours(&self) -> bool {
+        self.owner == Some(this_thread())
+    }
+
+    /// What is used of this kernel.
+    pub(super) fn features(&self) -> Vec<&'static str> {
+        let mut features = vec!["single issuer", "deferred task work"];
+        if self.without_array {
+            features.push("no submission array");
+        }
+        if self.wait_flags & NO_IOWAIT != 0 {
+            features.push("idle waits are no I/O waits");
+        }
+        features
+    }
+
+    /// Queues a request; hands over what is queued if there is no room.
+    ///
+    /// # Safety
+    /// What the request points to stays valid until the kernel has taken the request, and its payload until its
+    /// completion.
+    pub(super) unsafe fn push(&mut self, request: &squeue::Entry) -> io::Result<()> {
+        loop {
+            // SAFETY: the caller's promise.
+            if unsafe { self.kernel.submission().push(request) }.is_ok() {
+                return Ok(());
+            }
+            let before = self.queued();
+            self.enter(Wait::Now)?;
+            if self.queued() == before {
+                // Without memory, or with thousands of completions nobody takes, the kernel takes nothing.
+                return Err(Errno::EAGAIN.into());
+            }
+        }
+    }
+
+    /// How many requests the kernel has not taken yet.
+    pub(super) fn queued(&mut self) -> usize {
+        let mut queue = self.kernel.submission();
+        queue.sync();
+        queue.len()
+    }
+
+    /// Whether a call that does not wait could bring anything.
+    pub(super) fn is_worth_entering(&mut self) -> bool {
+        let mut queue = self.kernel.submission();
+        queue.sync();
+        !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
+    }
+
+    /// Hands over what is queued and waits for a completion. Timeouts and signals are no errors.
+    pub(super) fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        let queued = self.queued() as u32;
+        let submitter = self.kernel.submitter();
+        let answer = match deadline(wait) {
+            None => {
+                // SAFETY: without an argument; the queue holds as many requests.
+                unsafe { submitter.enter::<libc::sigset_t>(queued, 0, GETEVENTS, None) }
+            }
+            Some(deadline) => {
+                let deadline = deadline.as_ref();
+                let argument = ExtArg {
+                    signal_mask: 0,
+                    signal_mask_size: 0,
+                    min_wait_us: 0,
+                    deadline: deadline.map_or(0, |deadline| std::ptr::from_ref(deadline) as u64),
+                };
+                // SAFETY: the argument has the layout that EXT_ARG asks for, and points to a time that outlives the
+                // call.
+                unsafe { submitter.enter(queued, 1, self.wait_flags, Some(&argument)) }
+            }
+        };
+        match answer {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                // EBUSY, EAGAIN: completions have to be taken first, or memory is short; the requests stay queued.
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// The oldest completion.
+    #[inline]
+    pub(super) fn next(&mut self) -> Option<cqueue::Entry> {
+        self.kernel.completion().next()
+    }
+}
+
+/// `None`: no wait at all; `Some(None)`: for ever.
+fn deadline(wait: Wait) -> Option<Option<Timespec>> {
+    match wait {
+        Wait::Now => None,
+        Wait::For(Duration::ZERO) => None,
+        Wait::Forever => Some(None),
+        Wait::For(time) => Some(Some(Timespec {
+            seconds: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+            nanoseconds: i64::from(time.subsec_nanos()),
+        })),
+    }
+}
+
+fn build(without_array: bool) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_r_disabled();
+    builder.setup_submit_all().setup_clamp().setup_cqsize(COMPLETIONS);
+    if without_array {
+        builder.setup_no_sqarray();
+    }
+    builder.build(SUBMISSIONS)
+}
+
+fn this_thread() -> ThreadId {
+    thread_local!(static THIS: ThreadId = thread::current().id());
+    THIS.with(|this| *this)
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ring").field("owner", &self.owner).finish_non_exhaustive()
+    }
+}

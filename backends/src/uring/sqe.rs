@@ -1,0 +1,143 @@
+//! Requests, and whom their completions are for.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::RawFd;
+
+use io_uring::{opcode, squeue, types::Fd};
+
+use crate::api::Interest;
+
+/// What a completion is about. The 64 bits that the kernel carries: the kind in 2, the serial number in 30, the slot
+/// in 32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tag {
+    /// The poll of a file: its slot, and the serial number under which it was armed.
+    Poll(u32, Serial),
+    /// A send, by its place.
+    Send(u32),
+    /// The poll of the doorbell.
+    Alarm,
+    /// Nobody waits for this.
+    Nobody,
+}
+
+/// Tells one arming of a poll from the next; 0 is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Serial(u32);
+
+impl Serial {
+    /// Not armed.
+    pub(super) const NONE: Self = Self(0);
+
+    /// The one after this. They repeat after a billion, by which time nobody remembers.
+    pub(super) fn next(self) -> Self {
+        Self((self.0 % ((1 << 30) - 1)) + 1)
+    }
+}
+
+impl Tag {
+    pub(super) fn to_bits(self) -> u64 {
+        match self {
+            Self::Poll(slot, serial) => (1 << 62) | (u64::from(serial.0) << 32) | u64::from(slot),
+            Self::Send(place) => (2 << 62) | u64::from(place),
+            Self::Alarm => 3 << 62,
+            Self::Nobody => 0,
+        }
+    }
+
+    pub(super) fn from_bits(bits: u64) -> Self {
+        match bits >> 62 {
+            1 => Self::Poll(bits as u32, Serial(((bits >> 32) & ((1 << 30) - 1)) as u32)),
+            2 => Self::Send(bits as u32),
+            3 => Self::Alarm,
+            _ => Self::Nobody,
+        }
+    }
+}
+
+/// Reports both directions of a stream as they become ready, until it is removed.
+pub(super) fn poll_stream(fd: RawFd, tag: Tag) -> squeue::Entry {
+    let flags = libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP;
+    opcode::PollAdd::new(Fd(fd), flags as u32).multi(true).build().user_data(tag.to_bits())
+}
+
+/// Reports once; at once if the condition holds. Armed again for each wait, that is level-triggered.
+pub(super) fn poll_once(fd: RawFd, interest: Interest, tag: Tag) -> squeue::Entry {
+    let mut flags = 0;
+    if interest.contains(Interest::READ) {
+        flags |= libc::POLLIN;
+    }
+    if interest.contains(Interest::WRITE) {
+        flags |= libc::POLLOUT;
+    }
+    opcode::PollAdd::new(Fd(fd), flags as u32).build().user_data(tag.to_bits())
+}
+
+/// Reports every ring of the doorbell, which is never read.
+pub(super) fn poll_alarm(fd: RawFd) -> squeue::Entry {
+    opcode::PollAdd::new(Fd(fd), libc::POLLIN as u32).multi(true).build().user_data(Tag::Alarm.to_bits())
+}
+
+/// Ends the poll with this tag, whose completion is `-ECANCELED` then.
+pub(super) fn remove_poll(tag: Tag) -> squeue::Entry {
+    let request = opcode::PollRemove::new(tag.to_bits()).build().user_data(Tag::Nobody.to_bits());
+    request.flags(squeue::Flags::SKIP_SUCCESS)
+}
+
+/// Never waits for room (`MSG_DONTWAIT`): the request is over when the call that hands it over returns, so nothing of
+/// a send is left in the kernel between two polls.
+pub(super) const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+
+pub(super) fn send(fd: RawFd, bytes: &libc::iovec, tag: Tag) -> squeue::Entry {
+    let request = opcode::Send::new(Fd(fd), bytes.iov_base.cast_const().cast(), bytes.iov_len as u32);
+    request.flags(SEND_FLAGS).build().user_data(tag.to_bits())
+}
+
+pub(super) fn send_message(fd: RawFd, header: &libc::msghdr, tag: Tag) -> squeue::Entry {
+    opcode::SendMsg::new(Fd(fd), header).flags(SEND_FLAGS as u32).build().user_data(tag.to_bits())
+}
+
+/// As `selectors` of Python maps them: a dead fd is ready in both directions.
+#[inline]
+pub(super) fn ready(flags: i32) -> Interest {
+    let flags = flags as libc::c_short;
+    let mut ready = Interest::NONE;
+    if flags & libc::POLLIN != 0 {
+        ready = ready | Interest::READ;
+    }
+    if flags & libc::POLLOUT != 0 {
+        ready = ready | Interest::WRITE;
+    }
+    if flags & libc::POLLRDHUP != 0 {
+        ready = ready | Interest::READ | Interest::CLOSED;
+    }
+    if flags & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0 {
+        ready = ready | Interest::BOTH | Interest::CLOSED;
+    }
+    ready
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_survive_the_kernel() {
+        let mut serial = Serial::NONE;
+        for slot in [0, 1, u32::MAX] {
+            serial = serial.next();
+            for tag in [Tag::Poll(slot, serial), Tag::Send(slot), Tag::Alarm, Tag::Nobody] {
+                assert_eq!(Tag::from_bits(tag.to_bits()), tag);
+            }
+        }
+    }
+
+    #[test]
+    fn serial_numbers_start_over_and_leave_zero_out() {
+        let last = Serial((1 << 30) - 1);
+        assert_eq!(last.next(), Serial(1));
+        assert_eq!(Tag::from_bits(Tag::Poll(7, last).to_bits()), Tag::Poll(7, last));
+        assert_ne!(Serial::NONE.next(), Serial::NONE);
+    }
+}
