@@ -93,11 +93,15 @@ def examine(
 
 
 def by_message(regressions: dict[str, Result]) -> dict[str, list[str]]:
-    """Tests with one cause tend to end in the same words; each ending is worth printing once."""
+    """Tests with one cause tend to end in the same words; each ending is worth printing once.
+
+    An assertion comes last in a failure, the innermost frame comes first in a dump of stacks.
+    """
     groups: dict[str, list[str]] = {}
     for test, result in regressions.items():
-        ending = "\n".join(result.message.splitlines()[-LINES_SHOWN:])
-        groups.setdefault(ending, []).append(test)
+        lines = result.message.splitlines()
+        shown = lines[-LINES_SHOWN:] if result.outcome == "failed" else lines[:LINES_SHOWN]
+        groups.setdefault("\n".join(shown), []).append(test)
     return groups
 
 

@@ -75,7 +75,7 @@ class Attempt:
                 finally:
                     self.end_group()
             self.follow()
-            self.output = self.output_path.read_text(errors="replace")[-6000:]
+            self.output = last_words(self.output_path.read_text(errors="replace"))
 
     def watch(self) -> None:
         while self.process.poll() is None:
@@ -113,6 +113,12 @@ class Attempt:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+def last_words(output: str) -> str:
+    """What a process said at its end; of faulthandler's stacks the top, which is where it was."""
+    stacks = output.rfind("Fatal Python error")
+    return output[stacks : stacks + 4000] if stacks >= 0 else output[-4000:]
 
 
 class SuiteBroken(Exception):
