@@ -15,6 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyTuple, PyType};
 use zloop_backends::{Backend, Events, Interest, Kind, Waker, available, open, open_auto};
 
+use super::accept::{self, Listener};
 use super::cell::Guarded;
 use super::errors;
 use super::handle::{self, Callback, HandleTypes, new_handle};
@@ -337,6 +338,26 @@ impl EventLoop {
         server: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         stream::create(this, stream::Parts { sock, protocol, waiter, extra, server })
+    }
+
+    /// A listening socket is readable. asyncio's `_start_serving` has it watched with this as the callback.
+    #[pyo3(name = "_accept_connection", signature = (
+        protocol_factory, sock, sslcontext=None, server=None, backlog=100,
+        ssl_handshake_timeout=None, ssl_shutdown_timeout=None,
+    ))]
+    #[allow(clippy::too_many_arguments, reason = "asyncio's signature")]
+    fn accept_connection<'py>(
+        this: &Bound<'py, Self>,
+        protocol_factory: Bound<'py, PyAny>,
+        sock: Bound<'py, PyAny>,
+        sslcontext: Option<Bound<'py, PyAny>>,
+        server: Option<Bound<'py, PyAny>>,
+        backlog: usize,
+        ssl_handshake_timeout: Option<Bound<'py, PyAny>>,
+        ssl_shutdown_timeout: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<()> {
+        let timeouts = [ssl_handshake_timeout, ssl_shutdown_timeout];
+        accept::accept_all(this, &Listener { protocol_factory, sock, sslcontext, server, backlog, timeouts })
     }
 
     /// Numbers for tests and people: what is queued and registered right now.

@@ -8,9 +8,11 @@
 //! | `state.rs` | what a loop owns |
 //! | `handle.rs` | `Handle`, `TimerHandle` |
 //! | `watch.rs` | `add_reader` and its family |
+//! | `accept.rs` | from a listening socket to transports |
 //! | `stream/` | stream transports |
 //! | `native.rs`, `call.rs`, `cell.rs` | the three small floors between Rust and the interpreter |
 
+mod accept;
 mod call;
 mod cell;
 mod debug;

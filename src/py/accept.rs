@@ -1,0 +1,194 @@
+//! Accepting: a listening socket turned readable, and its connections become transports.
+//!
+//! asyncio starts serving by watching the socket with `_accept_connection` as the callback; this is that method.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::{IntoRawFd, RawFd};
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict};
+use zloop_backends::{SockAddr, attempt};
+
+use super::event_loop::EventLoop;
+use super::{call, errors, stream};
+
+/// What `create_server` was told, as asyncio passes it on.
+pub struct Listener<'py> {
+    pub protocol_factory: Bound<'py, PyAny>,
+    pub sock: Bound<'py, PyAny>,
+    pub sslcontext: Option<Bound<'py, PyAny>>,
+    pub server: Option<Bound<'py, PyAny>>,
+    pub backlog: usize,
+    /// Handshake and shutdown timeouts of TLS, in seconds.
+    pub timeouts: [Option<Bound<'py, PyAny>>; 2],
+}
+
+/// Accepts what is waiting, at most a full backlog, so that other sockets get their turn.
+pub fn accept_all(this: &Bound<'_, EventLoop>, listener: &Listener<'_>) -> PyResult<()> {
+    let py = this.py();
+    let fd: RawFd = listener.sock.call_method0(intern!(py, "fileno"))?.extract()?;
+    for _ in 0..=listener.backlog {
+        match attempt::accept(fd) {
+            Ok((conn, address)) => {
+                let conn = socket_of(&listener.sock, conn.into_raw_fd())?;
+                let peername = address_of(py, &address)?;
+                accepted(this, listener, conn, peername)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            // The client was gone before we looked; the next one may not be.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) if is_exhausted(&error) => return back_off(this, listener, &error),
+            Err(error) => return Err(errors::os_error(py, &error)),
+        }
+    }
+    Ok(())
+}
+
+/// The process or the system has no room for another connection, and the kernel would report the waiting ones forever.
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+/// Reports the shortage and tries again in a while, as asyncio does.
+fn back_off(this: &Bound<'_, EventLoop>, listener: &Listener<'_>, error: &io::Error) -> PyResult<()> {
+    let py = this.py();
+    let report = PyDict::new(py);
+    report.set_item("message", "socket.accept() out of system resource")?;
+    report.set_item("exception", errors::os_error(py, error).value(py))?;
+    report.set_item("socket", py.import("asyncio.trsock")?.call_method1("TransportSocket", (&listener.sock,))?)?;
+    this.call_method1("call_exception_handler", (report,))?;
+    this.call_method1("_remove_reader", (listener.sock.call_method0("fileno")?,))?;
+    let delay = py.import("asyncio.constants")?.getattr("ACCEPT_RETRY_DELAY")?;
+    let [handshake, shutdown] = &listener.timeouts;
+    let retry = (
+        delay,
+        this.getattr("_start_serving")?,
+        &listener.protocol_factory,
+        &listener.sock,
+        &listener.sslcontext,
+        &listener.server,
+        listener.backlog,
+        handshake,
+        shutdown,
+    );
+    this.call_method1("call_later", retry).map(drop)
+}
+
+/// Makes a transport of one connection, in a context of its own.
+fn accepted<'py>(
+    this: &Bound<'py, EventLoop>,
+    listener: &Listener<'py>,
+    conn: Bound<'py, PyAny>,
+    peername: Bound<'py, PyAny>,
+) -> PyResult<()> {
+    let py = this.py();
+    if this.get().is_debug() {
+        let logger = py.import("asyncio.log")?.getattr("logger")?;
+        let text = "%r got a new connection from %r: %r";
+        logger.call_method1("debug", (text, &listener.server, &peername, &conn))?;
+    }
+    let extra = PyDict::new(py).into_any();
+    extra.set_item(intern!(py, "peername"), peername)?;
+    if listener.sslcontext.is_some() {
+        return accept_tls(this, listener, conn, extra);
+    }
+    let mut protocol = None;
+    let made = call::in_context(&call::copy_context(py)?, || {
+        let made = listener.protocol_factory.call0()?;
+        protocol = Some(made.clone());
+        let (sock, server) = (conn.clone(), listener.server.clone());
+        stream::create(this, stream::Parts { sock, protocol: made, waiter: None, extra: Some(extra), server })
+    });
+    match made {
+        Ok(_) => Ok(()),
+        Err(error) => refuse(this, &conn, protocol, error),
+    }
+}
+
+/// A TLS connection exists only after its handshake: asyncio's own coroutine waits for it.
+fn accept_tls<'py>(
+    this: &Bound<'py, EventLoop>,
+    listener: &Listener<'py>,
+    conn: Bound<'py, PyAny>,
+    extra: Bound<'py, PyAny>,
+) -> PyResult<()> {
+    let [handshake, shutdown] = &listener.timeouts;
+    let arguments =
+        (&listener.protocol_factory, conn, extra, &listener.sslcontext, &listener.server, handshake, shutdown);
+    let accepting = this.call_method1(intern!(this.py(), "_accept_connection2"), arguments)?;
+    this.call_method1(intern!(this.py(), "create_task"), (accepting,)).map(drop)
+}
+
+/// The protocol could not be made. The server goes on; asyncio tells of it in debug mode only.
+#[cold]
+fn refuse(
+    this: &Bound<'_, EventLoop>,
+    conn: &Bound<'_, PyAny>,
+    protocol: Option<Bound<'_, PyAny>>,
+    error: PyErr,
+) -> PyResult<()> {
+    let py = this.py();
+    conn.call_method0("close")?;
+    if call::escapes(py, &error) {
+        return Err(error);
+    }
+    if this.get().is_debug() {
+        let report = PyDict::new(py);
+        report.set_item("message", "Error on transport creation for incoming connection")?;
+        report.set_item("exception", error.value(py))?;
+        if let Some(protocol) = protocol {
+            report.set_item("protocol", protocol)?;
+        }
+        this.call_method1("call_exception_handler", (report,))?;
+    }
+    Ok(())
+}
+
+/// The Python socket for an accepted fd, which it owns from here on.
+fn socket_of<'py>(listener: &Bound<'py, PyAny>, fd: RawFd) -> PyResult<Bound<'py, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = listener.py();
+    let class = CLASS.get_or_try_init(py, || py.import("socket")?.getattr("socket").map(Bound::unbind))?;
+    let family = listener.getattr(intern!(py, "family"))?;
+    let proto = listener.getattr(intern!(py, "proto"))?;
+    let kind: i32 = listener.getattr(intern!(py, "type"))?.extract()?;
+    let made = class.bind(py).call1((family, kind | NON_BLOCKING, proto, fd));
+    if made.is_err() {
+        // Nobody owns the fd yet.
+        py.import("os")?.call_method1("close", (fd,))?;
+    }
+    let made = made?;
+    if NON_BLOCKING == 0 {
+        made.call_method1(intern!(py, "setblocking"), (false,))?;
+    }
+    Ok(made)
+}
+
+/// Tells Python's socket what the fd is already, so that it makes no system call for it. Not every system has the flag.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+const NON_BLOCKING: i32 = libc::SOCK_NONBLOCK;
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+const NON_BLOCKING: i32 = 0;
+
+/// An address as Python's socket module shows it.
+fn address_of<'py>(py: Python<'py>, address: &SockAddr) -> PyResult<Bound<'py, PyAny>> {
+    use std::net::SocketAddr;
+    match address.to_inet() {
+        Some(SocketAddr::V4(v4)) => Ok((v4.ip().to_string(), v4.port()).into_pyobject(py)?.into_any()),
+        Some(SocketAddr::V6(v6)) => {
+            let socket = py.import("socket")?;
+            let host = (socket.getattr("AF_INET6")?, PyBytes::new(py, &v6.ip().octets()));
+            let host = socket.call_method1("inet_ntop", host)?;
+            Ok((host, v6.port(), v6.flowinfo(), v6.scope_id()).into_pyobject(py)?.into_any())
+        }
+        None => match address.unix_path() {
+            // An abstract name starts with a zero byte and stays bytes.
+            Some(path) if path.first() == Some(&0) => Ok(PyBytes::new(py, path).into_any()),
+            Some(path) => py.import("os")?.call_method1("fsdecode", (PyBytes::new(py, path),)),
+            None => Ok("".into_pyobject(py)?.into_any()),
+        },
+    }
+}
