@@ -24,7 +24,7 @@ pub mod registry;
 pub mod sim;
 pub mod slots;
 mod table;
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+#[cfg(io_uring)]
 pub mod uring;
 pub mod wake;
 

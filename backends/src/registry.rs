@@ -11,9 +11,13 @@ use enum_dispatch::enum_dispatch;
 
 use crate::api::{Backend, Events, Interest, Profile, Sent, Token, Wait};
 use crate::readiness::Readiness;
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(epoll)]
 use crate::readiness::epoll::Epoll;
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+#[cfg(kqueue)]
+use crate::readiness::kqueue::Kqueue;
+use crate::readiness::poll::Poll;
+use crate::readiness::selector::Selector;
+#[cfg(io_uring)]
 use crate::uring::{Uring, probe};
 use crate::wake::Waker;
 
@@ -68,10 +72,13 @@ impl fmt::Display for Kind {
 #[allow(missing_docs, reason = "the variants are the kinds")]
 #[allow(clippy::large_enum_variant, reason = "there is one for each loop, and it stays where it is")]
 pub enum AnyBackend {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[cfg(epoll)]
     Epoll(Readiness<Epoll>),
-    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    #[cfg(io_uring)]
     IoUring(Uring),
+    #[cfg(kqueue)]
+    Kqueue(Readiness<Kqueue>),
+    Poll(Readiness<Poll>),
 }
 
 /// Opens a backend.
@@ -80,19 +87,29 @@ pub enum AnyBackend {
 /// Why this machine cannot, in words that its user can act on.
 pub fn open(kind: Kind) -> Result<AnyBackend, Unavailable> {
     match kind {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        Kind::Epoll => Readiness::<Epoll>::open().map(Into::into).map_err(|error| Unavailable::system(kind, &error)),
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        #[cfg(epoll)]
+        Kind::Epoll => readiness::<Epoll>(kind),
+        #[cfg(not(epoll))]
         Kind::Epoll => Err(Unavailable::platform(kind, "Linux")),
-        #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+        #[cfg(io_uring)]
         Kind::IoUring => Uring::open()
             .map(Into::into)
             .map_err(|error| Unavailable { reason: probe::reason(&error), ..Unavailable::system(kind, &error) }),
-        #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+        #[cfg(not(io_uring))]
         Kind::IoUring => Err(Unavailable::platform(kind, "Linux on a 64-bit machine")),
+        #[cfg(kqueue)]
+        Kind::Kqueue => readiness::<Kqueue>(kind),
+        #[cfg(not(kqueue))]
         Kind::Kqueue => Err(Unavailable::platform(kind, "macOS or a BSD")),
-        Kind::Poll => Err(Unavailable::platform(kind, "a newer zloop")),
+        Kind::Poll => readiness::<Poll>(kind),
     }
+}
+
+fn readiness<S: Selector>(kind: Kind) -> Result<AnyBackend, Unavailable>
+where
+    Readiness<S>: Into<AnyBackend>,
+{
+    Readiness::<S>::open().map(Into::into).map_err(|error| Unavailable::system(kind, &error))
 }
 
 /// Opens the best backend that this machine has.

@@ -96,7 +96,7 @@ impl AsRawFd for Alarm {
     }
 }
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(epoll)]
 mod doorbell {
     use std::io;
     use std::os::fd::{AsFd, BorrowedFd};
@@ -132,7 +132,7 @@ mod doorbell {
     }
 }
 
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(epoll))]
 mod doorbell {
     use std::io::{self, PipeReader, PipeWriter, Read, Write};
     use std::os::fd::{AsFd, BorrowedFd};

@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll as Kernel, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::selector::{Selector, Trigger, Wanted};
+use super::selector::{Selector, Trigger, Wanted, whole_milliseconds};
 use crate::api::{Interest, Token, Wait};
 use crate::fd;
 
@@ -122,12 +122,6 @@ impl Epoll {
     }
 }
 
-/// Rounded up: a wait must not end early (C9). The longest is 24 days.
-fn whole_milliseconds(time: Duration) -> EpollTimeout {
-    let rounded = time.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128);
-    EpollTimeout::try_from(rounded as i32).unwrap_or(EpollTimeout::MAX)
-}
-
 fn flags(wanted: Wanted) -> EpollFlags {
     let mut flags = EpollFlags::empty();
     flags.set(EpollFlags::EPOLLIN, wanted.interest.contains(Interest::READ));
@@ -161,16 +155,6 @@ fn ready(flags: EpollFlags) -> Interest {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn waits_are_rounded_up_to_what_can_be_counted() {
-        let rounded = |nanos| i32::from(whole_milliseconds(Duration::from_nanos(nanos)));
-        assert_eq!(rounded(0), 0);
-        assert_eq!(rounded(1), 1);
-        assert_eq!(rounded(1_000_000), 1);
-        assert_eq!(rounded(1_000_001), 2);
-        assert_eq!(i32::from(whole_milliseconds(Duration::MAX)), i32::MAX);
-    }
 
     #[test]
     fn the_longest_wait_is_accepted() {

@@ -5,8 +5,11 @@
 //!
 //! No unsafe code but the signature of [`Backend::send`].
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(epoll)]
 pub mod epoll;
+#[cfg(kqueue)]
+pub mod kqueue;
+pub mod poll;
 pub mod selector;
 
 use std::io::{self, IoSlice};
@@ -162,8 +165,8 @@ impl<S: Selector> Backend for Readiness<S> {
                 out.push(token, What::Ready(ready));
             }
         });
-        alarm.awake();
-        if rung && (Alarm::MUST_EMPTY || !S::EDGES) {
+        let called = alarm.awake();
+        if (called || rung) && (Alarm::MUST_EMPTY || !S::EDGES) {
             alarm.empty();
         }
         result?;

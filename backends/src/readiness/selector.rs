@@ -5,6 +5,9 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::time::Duration;
+
+use nix::poll::PollTimeout;
 
 use crate::api::{Interest, Token, Wait};
 
@@ -60,4 +63,26 @@ pub enum Trigger {
     Level,
     /// When the condition comes true, once.
     Edge,
+}
+
+/// For kernels that count milliseconds: rounded up, since a wait must not end early (C9). The longest is 24 days.
+#[must_use]
+pub fn whole_milliseconds(time: Duration) -> PollTimeout {
+    let rounded = time.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128);
+    PollTimeout::try_from(rounded as i32).unwrap_or(PollTimeout::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_rounded_up_to_what_can_be_counted() {
+        let rounded = |nanos| i32::from(whole_milliseconds(Duration::from_nanos(nanos)));
+        assert_eq!(rounded(0), 0);
+        assert_eq!(rounded(1), 1);
+        assert_eq!(rounded(1_000_000), 1);
+        assert_eq!(rounded(1_000_001), 2);
+        assert_eq!(i32::from(whole_milliseconds(Duration::MAX)), i32::MAX);
+    }
 }

@@ -21,7 +21,6 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use io_uring::cqueue;
 use nix::errno::Errno;
-use nix::sys::stat::{SFlag, fstat};
 
 use crate::api::{Backend, Event, Events, Interest, MAX_SLICES, Profile, Sent, Token, Wait, What};
 use crate::table::Table;
@@ -273,13 +272,13 @@ impl Backend for Uring {
             self.forget(token);
             return Ok(());
         }
-        check(fd)?;
+        fd::waitable(fd)?;
         self.register(fd, token, Role::Watch(interest));
         Ok(())
     }
 
     fn attach(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
-        check(fd)?;
+        fd::waitable(fd)?;
         attempt::adopt(fd)?;
         self.register(fd, token, Role::Stream);
         Ok(())
@@ -378,14 +377,5 @@ impl Backend for Uring {
             }
         }
         Ok(())
-    }
-}
-
-/// Refuses what epoll would refuse, which a ring would report as always ready.
-fn check(fd: RawFd) -> io::Result<()> {
-    let mode = SFlag::from_bits_truncate(fstat(fd::borrow(fd)?)?.st_mode);
-    match mode & SFlag::S_IFMT {
-        SFlag::S_IFREG | SFlag::S_IFDIR | SFlag::S_IFBLK => Err(Errno::EPERM.into()),
-        _ => Ok(()),
     }
 }
