@@ -77,7 +77,9 @@ def _policy_class() -> type[Any]:
     global _policy
     if _policy is None:
         if sys.version_info >= (3, 16):
-            raise AttributeError("Python 3.16 has no event loop policies; use loop_factory=zloop.new_event_loop")
+            raise AttributeError(
+                "Python 3.16 has no event loop policies; use loop_factory=zloop.new_event_loop"
+            )
         import warnings
 
         with warnings.catch_warnings():

@@ -13,12 +13,14 @@ import socket
 import sys
 import threading
 from asyncio import constants, events, sslproto
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from . import _zloop
 
 if TYPE_CHECKING:
+    import selectors
     import ssl
+    from collections.abc import AsyncGenerator, Callable
 
 
 class Loop(_zloop.EventLoop, asyncio.SelectorEventLoop):
@@ -28,9 +30,19 @@ class Loop(_zloop.EventLoop, asyncio.SelectorEventLoop):
     (`ZLOOP_BACKEND`), else automatically; `loop.backend` tells which it is.
     """
 
+    if TYPE_CHECKING:
+        # asyncio's private parts, which its published types do not mention.
+        _asyncgen_finalizer_hook: Callable[[AsyncGenerator[Any, Any]], None]
+        _asyncgen_firstiter_hook: Callable[[AsyncGenerator[Any, Any]], None]
+        _check_closed: Callable[[], None]
+        _check_running: Callable[[], None]
+        _csock: socket.socket | None
+        _set_coroutine_origin_tracking: Callable[[bool], None]
+        _signal_handlers: dict[int, asyncio.Handle]
+
     def __init__(self, backend: str | None = None) -> None:
         # The native part took the argument in __new__; asyncio's part wants a selector.
-        super().__init__(_Selector(self))
+        super().__init__(cast("selectors.BaseSelector", _Selector(self)))
 
     def run_forever(self) -> None:
         """Run until stop() is called."""
@@ -61,7 +73,7 @@ class Loop(_zloop.EventLoop, asyncio.SelectorEventLoop):
 
         Only in the main thread, and only if nobody else uses the wakeup fd.
         """
-        if threading.current_thread() is not threading.main_thread():
+        if self._csock is None or threading.current_thread() is not threading.main_thread():
             return False
         old = signal.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)
         if old not in (-1, self._csock.fileno()):
@@ -86,7 +98,7 @@ class Loop(_zloop.EventLoop, asyncio.SelectorEventLoop):
         self._dispose()
 
     def _ensure_fd_no_transport(self, fd: Any) -> None:
-        super()._ensure_fd_no_transport(fd)
+        super()._ensure_fd_no_transport(fd)  # type: ignore[misc]  # private
         fileno = fd if isinstance(fd, int) else int(fd.fileno())
         transport = self._stream_of(fileno)
         if transport is not None and not transport.is_closing():
@@ -110,10 +122,10 @@ class Loop(_zloop.EventLoop, asyncio.SelectorEventLoop):
             self,
             protocol,
             sslcontext,
-            waiter,
+            cast("asyncio.Future[Any]", waiter),
             server_side,
             server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_handshake_timeout=cast("int | None", ssl_handshake_timeout),
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
         self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
@@ -146,7 +158,9 @@ class Loop(_zloop.EventLoop, asyncio.SelectorEventLoop):
         if not self._debug and _is_numeric(host, port):
             # The resolver itself answers: with this flag it looks nothing up, so it cannot block.
             try:
-                return socket.getaddrinfo(host, port, family, type, proto, flags | socket.AI_NUMERICHOST)
+                return socket.getaddrinfo(
+                    host, port, family, type, proto, flags | socket.AI_NUMERICHOST
+                )
             except OSError:
                 pass  # The full lookup below says what is wrong, in its own words.
         return await super().getaddrinfo(

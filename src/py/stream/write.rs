@@ -140,8 +140,16 @@ pub fn flush_dirty(this: &Bound<'_, EventLoop>) -> PyResult<()> {
     let py = this.py();
     while let Some(transport) = this.get().state.with(py, |state| state.dirty.pop()) {
         with_conn(transport.bind(py), |conn| {
-            conn.state(|state| state.dirty = false);
-            flush(conn)
+            let waiting = conn.state(|state| {
+                state.dirty = false;
+                !state.queue.is_empty()
+            });
+            if !waiting {
+                return Ok(());
+            }
+            flush(conn)?;
+            // Somebody may be waiting for the last byte: a close that was asked for while the kernel was full.
+            if conn.state(|state| state.is_idle()) { progressed(conn) } else { Ok(()) }
         })?;
     }
     Ok(())
@@ -239,6 +247,11 @@ fn progressed(conn: Conn<'_, '_>) -> PyResult<()> {
         return Ok(());
     }
     resume_if_drained(conn)?;
+    // The protocol may have written, or closed, in answer to that.
+    flush(conn)?;
+    if conn.state(|state| state.conn_lost > 0) {
+        return Ok(());
+    }
     let (idle, waiter, closing, eof) = conn.state(|state| {
         let waiter = state.empty_waiter.as_ref().filter(|_| state.is_idle()).map(|waiter| waiter.clone_ref(py));
         (state.is_idle(), waiter, state.closing, state.eof)

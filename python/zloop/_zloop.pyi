@@ -1,0 +1,92 @@
+"""The native part of zloop. Use the package `zloop`, not this module."""
+
+import asyncio
+from asyncio import transports
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any, TypeVarTuple
+
+_Ts = TypeVarTuple("_Ts")
+
+__version__: str
+
+class Handle(asyncio.Handle):
+    """A callback scheduled on a zloop loop."""
+
+class TimerHandle(asyncio.TimerHandle):
+    """A callback scheduled for a time on a zloop loop."""
+
+class StreamTransport(transports._FlowControlMixin):
+    """A connected stream socket on a zloop loop."""
+
+class EventLoop:
+    """The native base of `zloop.Loop`."""
+
+    _closed: bool
+    _debug: bool
+    _stopping: bool
+    _thread_id: int | None
+    _task_factory: Any
+
+    def __new__(cls, backend: str | None = None) -> EventLoop: ...
+    @property
+    def backend(self) -> str: ...
+    def call_soon(
+        self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
+    ) -> Handle: ...
+    def call_soon_threadsafe(
+        self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
+    ) -> Handle: ...
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: Context | None = None,
+    ) -> TimerHandle: ...
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: Context | None = None,
+    ) -> TimerHandle: ...
+    def time(self) -> float: ...
+    def stop(self) -> None: ...
+    def is_running(self) -> bool: ...
+    def is_closed(self) -> bool: ...
+    def get_debug(self) -> bool: ...
+    def create_future(self) -> asyncio.Future[Any]: ...
+    def create_task(self, coro: Any, **kwargs: Any) -> asyncio.Task[Any]: ...
+    def _run(self) -> None: ...
+    def _dispose(self) -> None: ...
+    def _stats(self) -> dict[str, int]: ...
+    def _watched(self, fd: int) -> int: ...
+    def _stream_of(self, fd: int) -> StreamTransport | None: ...
+    def _write_to_self(self) -> None: ...
+    def _add_callback(self, handle: asyncio.Handle) -> None: ...
+    def _add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> Handle: ...
+    def _add_writer(self, fd: Any, callback: Callable[..., object], *args: Any) -> Handle: ...
+    def _remove_reader(self, fd: Any) -> bool: ...
+    def _remove_writer(self, fd: Any) -> bool: ...
+    def _make_socket_transport(
+        self,
+        sock: Any,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[Any] | None = None,
+        *,
+        extra: dict[str, Any] | None = None,
+        server: asyncio.AbstractServer | None = None,
+    ) -> StreamTransport: ...
+    def _accept_connection(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sock: Any,
+        sslcontext: Any = None,
+        server: asyncio.AbstractServer | None = None,
+        backlog: int = 100,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> None: ...
+
+def available_backends() -> list[str]: ...
