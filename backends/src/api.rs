@@ -5,7 +5,7 @@
 //!
 //! | call | meaning |
 //! |---|---|
-//! | [`attach`](Backend::attach), [`rearm`](Backend::rearm) | a stream: "tell me when it turns readable or writable" |
+//! | [`attach`](Backend::attach), [`rearm`](Backend::rearm) | a stream: "tell me when it turns readable, or writable" |
 //! | [`send`](Backend::send), [`gather`](Backend::gather) | "take this: done now, blocked, or a completion later" |
 //! | [`watch`](Backend::watch) | an fd of the user's (`add_reader`): level-triggered |
 //! | [`cancel`](Backend::cancel), [`forget`](Backend::forget) | take it back |
@@ -23,8 +23,8 @@
 //! * **C4** Memory given to `send` is never touched after its terminal event, nor after `Done`, `Blocked` or `Err`.
 //! * **C5** No fd leaks and none is closed twice: a backend closes only fds that it opened itself.
 //! * **C6** `watch` is level-triggered: while the condition holds, every `poll` reports it. An attached stream is
-//!   reported at least once after `attach` and after each `rearm` for which the condition holds, now or later.
-//!   Spurious reports are allowed.
+//!   reported as readable at least once after `attach`, and in each direction after each `rearm`, if the condition
+//!   holds now or later. Spurious reports are allowed.
 //! * **C7** After `forget` nothing arrives for that token, even if the fd's number is reused at once.
 //! * **C8** `wake` from any thread, before or during a `poll`, ends that `poll`; any number of wakes make one return;
 //!   none is lost.
@@ -72,15 +72,17 @@ pub trait Backend {
     /// The kernel's: `EPERM` for files that cannot be waited for (as epoll answers), `EBADF`, `ENOMEM`, `ENOSPC`.
     fn watch(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()>;
 
-    /// Adopts a stream in non-blocking mode: both directions are reported as they become ready. Reports may be
-    /// edges, so the caller remembers them, and calls [`rearm`](Backend::rearm) when it found the fd drained or full.
+    /// Adopts a stream in non-blocking mode. It is reported when it becomes readable; reports may be edges, so the
+    /// caller remembers them, and calls [`rearm`](Backend::rearm) when it found the fd drained. Nearly always there is
+    /// room to write, so that is reported only after a `rearm` for it, which follows a send that was blocked.
     ///
     /// # Errors
     /// As for [`watch`](Backend::watch).
     fn attach(&mut self, fd: RawFd, token: Token) -> io::Result<()>;
 
     /// The caller has seen the direction of an attached stream run dry (`EAGAIN`, or a read that did not fill its
-    /// buffer): the next time it is ready must be reported (C6). Free on edge-triggered backends.
+    /// buffer): the next time it is ready must be reported (C6). For reading it is free on edge-triggered backends,
+    /// for writing after the first time.
     ///
     /// # Errors
     /// The kernel's, when the registration has to be changed and cannot be.

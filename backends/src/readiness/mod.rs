@@ -1,7 +1,8 @@
 //! Every readiness backend: [`Readiness<S>`] implements the trait once, a [`Selector`] per kernel does the rest.
 //!
-//! Sends are attempted on the spot, so nothing is ever in flight here. A stream is registered once, for both
-//! directions, and costs no further registration calls where the kernel reports edges.
+//! Sends are attempted on the spot, so nothing is ever in flight here. A stream is registered once for reading, and
+//! once more when it first runs full; where the kernel reports edges, that is all. (Registering both at first would
+//! report every new stream as writable, and every Unix socket again whenever its peer reads.)
 //!
 //! No unsafe code but the signature of [`Backend::send`].
 
@@ -36,7 +37,7 @@ pub struct Readiness<S> {
 struct File {
     fd: RawFd,
     role: Role,
-    /// What the kernel is asked for now. Without edges, a stream's reported directions are missing until rearmed.
+    /// What the kernel is asked for now. Without edges, what was reported of a stream is missing until rearmed.
     armed: Interest,
 }
 
@@ -70,7 +71,10 @@ impl<S: Selector> Readiness<S> {
             }
             None => false,
         };
-        self.selector.set(file.fd, token, wanted::<S>(file.role, file.armed), known)?;
+        if let Err(error) = self.selector.set(file.fd, token, wanted::<S>(file.role, file.armed), known) {
+            self.selector.remove(file.fd, token);
+            return Err(error);
+        }
         self.files.insert(token, file);
         Ok(())
     }
@@ -112,17 +116,17 @@ impl<S: Selector> Backend for Readiness<S> {
 
     fn attach(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
         attempt::adopt(fd)?;
-        self.register(token, File { fd, role: Role::Stream, armed: Interest::BOTH })
+        self.register(token, File { fd, role: Role::Stream, armed: Interest::READ })
     }
 
     #[inline]
     fn rearm(&mut self, token: Token, interest: Interest) -> io::Result<()> {
-        if S::EDGES {
-            return Ok(());
-        }
         let Some(file) = self.files.get_mut(token).filter(|file| file.role == Role::Stream) else {
             return Ok(());
         };
+        if file.armed.contains(interest) {
+            return Ok(());
+        }
         file.armed = file.armed | (interest & Interest::BOTH);
         let file = *file;
         self.selector.set(file.fd, token, wanted::<S>(file.role, file.armed), true)

@@ -16,8 +16,9 @@ pub trait Selector: Sized {
     /// The name that users select the backend by.
     const NAME: &'static str;
 
-    /// Whether [`Trigger::Edge`] can be honoured. If not, streams are registered level-triggered, and the directions
-    /// that were reported are taken out of their interest until they are rearmed.
+    /// Whether [`Trigger::Edge`] can be honoured: a direction that is registered reports whenever it turns ready, and
+    /// at once if it is ready when [`set`](Selector::set) is called. If not, streams are registered level-triggered,
+    /// and the directions that were reported are taken out of their interest until they are rearmed.
     const EDGES: bool;
 
     /// Opens the kernel's object, closed on exec.

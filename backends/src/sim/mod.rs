@@ -234,7 +234,7 @@ impl Backend for Sim {
     }
 
     fn attach(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
-        self.register(fd, token, true, Interest::BOTH)
+        self.register(fd, token, true, Interest::READ)
     }
 
     fn rearm(&mut self, token: Token, interest: Interest) -> io::Result<()> {

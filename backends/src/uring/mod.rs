@@ -1,7 +1,8 @@
 //! io_uring (Linux 6.1 or newer): the sends of a turn leave together, in the one call that also waits.
 //!
-//! * A stream is polled by one request that reports edges until it is removed; receiving is the caller's, with plain
-//!   system calls, as on every backend.
+//! * A stream is polled for reading by one request that reports edges until it is removed; receiving is the caller's,
+//!   with plain system calls, as on every backend. Room to write is polled for by a request of its own, once for each
+//!   time that the stream was full.
 //! * A watch is polled by a request that reports once and is armed again for the next wait; what is still ready then
 //!   reports at once. That is level-triggered, for no system call more.
 //! * A send that was [gathered](Backend::gather) and is small is queued and handed over with the others ([`flight`]).
@@ -40,8 +41,8 @@ pub struct Uring {
     ring: Ring,
     files: Table<File>,
     serial: Serial,
-    /// Files whose poll has to be armed by the next wait.
-    to_arm: Vec<Token>,
+    /// Files and directions that have to be polled from the next wait on.
+    to_arm: Vec<(Token, Direction)>,
     flights: crate::slots::Slots<Flight>,
     /// Flights to be handed over by the next wait.
     queued: Vec<Token>,
@@ -57,8 +58,8 @@ pub struct Uring {
 struct File {
     fd: RawFd,
     role: Role,
-    /// The serial number of its poll in the kernel.
-    armed: Serial,
+    /// The serial numbers of its polls in the kernel: of a watch or for reading, and for room to write.
+    armed: [Serial; 2],
     /// Its send in flight.
     flight: Option<Token>,
 }
@@ -67,6 +68,15 @@ struct File {
 enum Role {
     Watch(Interest),
     Stream,
+}
+
+/// Which of a file's two polls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    /// What a watch waits for, or a stream's bytes to read.
+    Main = 0,
+    /// A stream's room to write.
+    Room = 1,
 }
 
 impl Uring {
@@ -92,24 +102,28 @@ impl Uring {
     fn register(&mut self, fd: RawFd, token: Token, role: Role) {
         self.disarm(token);
         let flight = self.files.get(token).and_then(|file| file.flight);
-        self.files.insert(token, File { fd, role, armed: Serial::NONE, flight });
-        self.to_arm.push(token);
+        self.files.insert(token, File { fd, role, armed: [Serial::NONE; 2], flight });
+        self.to_arm.push((token, Direction::Main));
     }
 
-    /// Ends a file's poll, if there is one. The request leaves with the next call.
+    /// Ends a file's polls; true if there were any. The requests leave with the next call.
     fn disarm(&mut self, token: Token) -> bool {
-        let Some(file) = self.files.get_mut(token).filter(|file| file.armed != Serial::NONE) else { return false };
-        let tag = Tag::Poll(token.slot(), file.armed);
-        file.armed = Serial::NONE;
-        if self.ring.is_ours() {
-            // SAFETY: the request points to nothing.
-            let pushed = unsafe { self.ring.push(&sqe::remove_poll(tag)) };
-            debug_assert!(pushed.is_ok(), "no room to remove a poll");
-        } else {
-            // Only the ring's own thread could end it, so all of them end with the ring.
+        let Some(file) = self.files.get_mut(token) else { return false };
+        let armed = std::mem::replace(&mut file.armed, [Serial::NONE; 2]);
+        let armed = armed.into_iter().filter(|serial| *serial != Serial::NONE);
+        if !self.ring.is_ours() && armed.clone().next().is_some() {
+            // Only the ring's own thread could end them, so all of them end with the ring.
             self.give_up_ring();
+            return true;
         }
-        true
+        let mut any = false;
+        for serial in armed {
+            // SAFETY: the request points to nothing.
+            let pushed = unsafe { self.ring.push(&sqe::remove_poll(Tag::Poll(token.slot(), serial))) };
+            debug_assert!(pushed.is_ok(), "no room to remove a poll");
+            any = true;
+        }
+        any
     }
 
     /// Leaves the ring to the kernel, which ends its polls. All files are armed anew by the next wait.
@@ -121,8 +135,11 @@ impl Uring {
         self.alarm_is_armed = false;
         self.to_arm.clear();
         for (token, file) in self.files.iter_mut() {
-            file.armed = Serial::NONE;
-            self.to_arm.push(token);
+            if file.armed[Direction::Room as usize] != Serial::NONE || file.flight.is_some() {
+                self.to_arm.push((token, Direction::Room));
+            }
+            file.armed = [Serial::NONE; 2];
+            self.to_arm.push((token, Direction::Main));
         }
         // What the kernel has not even looked at is handed over to the next ring.
         self.queued.clear();
@@ -148,14 +165,19 @@ impl Uring {
             unsafe { self.ring.push(&sqe::poll_alarm(self.alarm.as_raw_fd())) }?;
             self.alarm_is_armed = true;
         }
-        while let Some(token) = self.to_arm.pop() {
-            let Some(file) = self.files.get_mut(token).filter(|file| file.armed == Serial::NONE) else { continue };
+        while let Some((token, direction)) = self.to_arm.pop() {
+            let Some(file) = self.files.get_mut(token) else { continue };
+            let armed = &mut file.armed[direction as usize];
+            if *armed != Serial::NONE {
+                continue;
+            }
             self.serial = self.serial.next();
-            file.armed = self.serial;
+            *armed = self.serial;
             let tag = Tag::Poll(token.slot(), self.serial);
-            let request = match file.role {
-                Role::Stream => sqe::poll_stream(file.fd, tag),
-                Role::Watch(interest) => sqe::poll_once(file.fd, interest, tag),
+            let request = match (file.role, direction) {
+                (Role::Stream, Direction::Main) => sqe::poll_stream(file.fd, tag),
+                (Role::Stream, Direction::Room) => sqe::poll_once(file.fd, Interest::WRITE, tag),
+                (Role::Watch(interest), _) => sqe::poll_once(file.fd, interest, tag),
             };
             // SAFETY: the request points to nothing.
             unsafe { self.ring.push(&request) }?;
@@ -196,8 +218,14 @@ impl Uring {
             Tag::Poll(slot, serial) => self.polled(slot, serial, completion.result(), more),
             Tag::Send(place) => {
                 let key = self.flights.token_at(place)?;
-                let result = self.flights.get_mut(key)?.advance(completion.result())?;
-                Some(self.land(key, result))
+                let flight = self.flights.get_mut(key)?;
+                match flight.advance(completion.result()) {
+                    Some(result) => Some(self.land(key, result)),
+                    None => {
+                        self.to_arm.push((flight.token, Direction::Room));
+                        None
+                    }
+                }
             }
             Tag::Alarm => {
                 self.alarm_is_armed = more;
@@ -207,26 +235,37 @@ impl Uring {
         }
     }
 
-    /// A poll has reported; the serial number tells whether it is the one that the slot's holder has now.
+    /// A poll has reported; the serial number tells whether it is one that the slot's holder has now.
     fn polled(&mut self, slot: u32, serial: Serial, result: i32, more: bool) -> Option<Event> {
-        let (token, file) = self.files.at(slot).filter(|(_, file)| file.armed == serial)?;
+        let (token, file) = self.files.at(slot)?;
+        let direction = match file.armed.iter().position(|armed| *armed == serial)? {
+            0 => Direction::Main,
+            _ => Direction::Room,
+        };
         // A poll that failed leaves the fd to the caller, who learns the reason when it is used.
         let ready = if result < 0 { Interest::BOTH | Interest::CLOSED } else { sqe::ready(result) };
         if !more {
-            file.armed = Serial::NONE;
-            if result >= 0 || file.role == Role::Stream && result == -libc::ECANCELED {
-                self.to_arm.push(token);
+            file.armed[direction as usize] = Serial::NONE;
+            if direction == Direction::Main && (result >= 0 || result == -libc::ECANCELED) {
+                self.to_arm.push((token, direction));
             }
         }
-        let blocked = file.flight.filter(|_| ready.contains(Interest::WRITE));
-        if let Some(key) = blocked
-            && let Some(flight) = self.flights.get_mut(key).filter(|flight| flight.stage == Stage::Blocked)
-            && let Some(result) = flight.resume()
-        {
-            let landed = self.land(key, result);
-            self.backlog.push_back(landed);
+        if let Some(key) = file.flight.filter(|_| ready.contains(Interest::WRITE)) {
+            self.resume(token, key);
         }
         Some(Event { token, what: What::Ready(ready) })
+    }
+
+    /// Goes on with a send that was blocked, now that there is room.
+    fn resume(&mut self, token: Token, key: Token) {
+        let Some(flight) = self.flights.get_mut(key).filter(|flight| flight.stage == Stage::Blocked) else { return };
+        match flight.resume() {
+            Some(result) => {
+                let landed = self.land(key, result);
+                self.backlog.push_back(landed);
+            }
+            None => self.to_arm.push((token, Direction::Room)),
+        }
     }
 
     /// Ends a send.
@@ -285,8 +324,11 @@ impl Backend for Uring {
     }
 
     #[inline]
-    fn rearm(&mut self, _token: Token, _interest: Interest) -> io::Result<()> {
-        // The poll of a stream reports edges by itself.
+    fn rearm(&mut self, token: Token, interest: Interest) -> io::Result<()> {
+        // The poll for reading reports edges by itself.
+        if interest.contains(Interest::WRITE) && self.files.get(token).is_some_and(|file| file.role == Role::Stream) {
+            self.to_arm.push((token, Direction::Room));
+        }
         Ok(())
     }
 

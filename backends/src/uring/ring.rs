@@ -4,7 +4,7 @@ use std::io;
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use io_uring::{IoUring, cqueue, squeue};
+use io_uring::{EnterFlags, IoUring, cqueue, squeue};
 use nix::errno::Errno;
 
 use crate::api::Wait;
@@ -15,19 +15,15 @@ const SUBMISSIONS: u32 = 256;
 /// Room for completions. The kernel keeps what does not fit, at a price.
 const COMPLETIONS: u32 = 4096;
 
-/// `io_uring_enter`: also run deferred work and wait.
-const GETEVENTS: u32 = 1;
-/// `io_uring_enter`: the argument is an [`ExtArg`].
-const EXT_ARG: u32 = 1 << 3;
-/// `io_uring_enter`: a wait is idleness, not waiting for a disk (Linux 6.15).
-const NO_IOWAIT: u32 = 1 << 7;
+/// What every call says: run deferred work, too.
+const ALWAYS: EnterFlags = EnterFlags::GETEVENTS;
 
 /// A ring, disabled until a thread takes it for its own.
 pub(super) struct Ring {
     kernel: IoUring,
     owner: Option<ThreadId>,
     /// What every wait passes on.
-    wait_flags: u32,
+    wait_flags: EnterFlags,
     without_array: bool,
 }
 
@@ -58,8 +54,10 @@ impl Ring {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (build(false)?, false),
             other => (other?, true),
         };
-        let no_iowait = if kernel.params().is_feature_no_iowait() { NO_IOWAIT } else { 0 };
-        Ok(Self { kernel, owner: None, wait_flags: GETEVENTS | EXT_ARG | no_iowait, without_array })
+        let mut wait_flags = ALWAYS | EnterFlags::EXT_ARG;
+        // Since Linux 6.15 a wait can be idleness instead of waiting for a disk.
+        wait_flags.set(EnterFlags::NO_IOWAIT, kernel.params().is_feature_no_iowait());
+        Ok(Self { kernel, owner: None, wait_flags, without_array })
     }
 
     /// Makes the calling thread the only one that may enter.
@@ -85,7 +83,7 @@ impl Ring {
         if self.without_array {
             features.push("no submission array");
         }
-        if self.wait_flags & NO_IOWAIT != 0 {
+        if self.wait_flags.contains(EnterFlags::NO_IOWAIT) {
             features.push("idle waits are no I/O waits");
         }
         features
@@ -132,7 +130,7 @@ impl Ring {
         let answer = match deadline(wait) {
             None => {
                 // SAFETY: without an argument; the queue holds as many requests.
-                unsafe { submitter.enter::<libc::sigset_t>(queued, 0, GETEVENTS, None) }
+                unsafe { submitter.enter::<libc::sigset_t>(queued, 0, ALWAYS.bits(), None) }
             }
             Some(deadline) => {
                 let deadline = deadline.as_ref();
@@ -144,7 +142,7 @@ impl Ring {
                 };
                 // SAFETY: the argument has the layout that EXT_ARG asks for, and points to a time that outlives the
                 // call.
-                unsafe { submitter.enter(queued, 1, self.wait_flags, Some(&argument)) }
+                unsafe { submitter.enter(queued, 1, self.wait_flags.bits(), Some(&argument)) }
             }
         };
         match answer {

@@ -56,9 +56,9 @@ impl Tag {
     }
 }
 
-/// Reports both directions of a stream as they become ready, until it is removed.
+/// Reports whenever something has come for a stream, until it is removed.
 pub(super) fn poll_stream(fd: RawFd, tag: Tag) -> squeue::Entry {
-    let flags = libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP;
+    let flags = libc::POLLIN | libc::POLLRDHUP;
     opcode::PollAdd::new(Fd(fd), flags as u32).multi(true).build().user_data(tag.to_bits())
 }
 

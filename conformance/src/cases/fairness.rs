@@ -38,6 +38,7 @@ pub fn every_stream_gets_its_turn(rig: &mut Rig) {
     let streams: Vec<_> = (0..MANY).map(|_| rig.stream()).collect();
     for stream in &streams {
         rig.world().write(stream.peer, b"x").expect("room");
+        rig.rearm(stream.token, Interest::WRITE);
     }
     for _ in 0..2 * ROUNDS {
         rig.poll(Wait::Now);

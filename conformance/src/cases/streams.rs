@@ -7,7 +7,7 @@ use zloop_backends::{Interest, Wait};
 use crate::rig::{Rig, Stream, pattern};
 use crate::world::Family;
 
-/// C6: both directions that are ready when a stream is attached are reported.
+/// C6: what can be read when a stream is attached is reported, and room to write that is there when it is asked for.
 pub fn a_stream_reports_what_was_ready_before_it_was_attached(rig: &mut Rig) {
     for family in rig.families() {
         let (fd, peer) = rig.world().pair(*family);
@@ -17,7 +17,10 @@ pub fn a_stream_reports_what_was_ready_before_it_was_attached(rig: &mut Rig) {
         rig.until_seen(read, Interest::READ);
         rig.forget(read);
         let stream = rig.attach(fd, peer);
-        rig.until_seen(stream.token, Interest::BOTH);
+        rig.until_seen(stream.token, Interest::READ);
+        rig.settle();
+        rig.rearm(stream.token, Interest::WRITE);
+        rig.until_seen(stream.token, Interest::WRITE);
     }
 }
 

@@ -54,6 +54,7 @@ pub fn what_was_reported_does_not_cut_the_next_wait_short(rig: &mut Rig) {
     for family in rig.families() {
         let stream = rig.stream_of(*family);
         rig.world().write(stream.peer, b"left for later").expect("room");
+        rig.rearm(stream.token, Interest::WRITE);
         rig.until_seen(stream.token, Interest::BOTH);
         rig.settle();
         let pause = Duration::from_millis(10);
