@@ -29,6 +29,9 @@ pub struct Listener<'py> {
 /// Accepts what is waiting, at most a full backlog, so that other sockets get their turn.
 pub fn accept_all(this: &Bound<'_, EventLoop>, listener: &Listener<'_>) -> PyResult<()> {
     let py = this.py();
+    if !is_plain(&listener.sock)? {
+        return accept_by_asyncio(this, listener);
+    }
     let fd: RawFd = listener.sock.call_method0(intern!(py, "fileno"))?.extract()?;
     for _ in 0..=listener.backlog {
         match attempt::accept(fd) {
@@ -45,6 +48,25 @@ pub fn accept_all(this: &Bound<'_, EventLoop>, listener: &Listener<'_>) -> PyRes
         }
     }
     Ok(())
+}
+
+/// Whether this is Python's own socket, of a family whose addresses are known here.
+fn is_plain(sock: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = sock.py();
+    if !sock.get_type().is(socket_class(py)?) {
+        return Ok(false);
+    }
+    let family = sock.getattr(intern!(py, "family"))?.extract()?;
+    Ok(matches!(family, libc::AF_INET | libc::AF_INET6 | libc::AF_UNIX))
+}
+
+/// A socket with ideas of its own: asyncio's code calls its methods.
+fn accept_by_asyncio(this: &Bound<'_, EventLoop>, listener: &Listener<'_>) -> PyResult<()> {
+    let base = this.py().import("asyncio.selector_events")?.getattr("BaseSelectorEventLoop")?;
+    let [handshake, shutdown] = &listener.timeouts;
+    let Listener { protocol_factory, sock, sslcontext, server, backlog, .. } = listener;
+    let arguments = (this, protocol_factory, sock, sslcontext, server, *backlog, handshake, shutdown);
+    base.call_method1("_accept_connection", arguments).map(drop)
 }
 
 /// The process or the system has no room for another connection, and the kernel would report the waiting ones forever.
@@ -149,9 +171,8 @@ fn refuse(
 
 /// The Python socket for an accepted fd, which it owns from here on.
 fn socket_of<'py>(listener: &Bound<'py, PyAny>, fd: RawFd) -> PyResult<Bound<'py, PyAny>> {
-    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = listener.py();
-    let class = CLASS.get_or_try_init(py, || py.import("socket")?.getattr("socket").map(Bound::unbind))?;
+    let class = socket_class(py)?;
     let family = listener.getattr(intern!(py, "family"))?;
     let proto = listener.getattr(intern!(py, "proto"))?;
     let kind: i32 = listener.getattr(intern!(py, "type"))?.extract()?;
@@ -165,6 +186,11 @@ fn socket_of<'py>(listener: &Bound<'py, PyAny>, fd: RawFd) -> PyResult<Bound<'py
         made.call_method1(intern!(py, "setblocking"), (false,))?;
     }
     Ok(made)
+}
+
+fn socket_class(py: Python<'_>) -> PyResult<&'static Py<PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    CLASS.get_or_try_init(py, || py.import("socket")?.getattr("socket").map(Bound::unbind))
 }
 
 /// Tells Python's socket what the fd is already, so that it makes no system call for it. Not every system has the flag.

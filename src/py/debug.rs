@@ -26,7 +26,7 @@ pub fn run(this: &Bound<'_, EventLoop>, item: Item, run: impl FnOnce(&Item) -> P
             Some(handle) => py.import("asyncio.base_events")?.call_method1("_format_handle", (handle,))?,
             None => "<Handle StreamTransport._read_ready()>".into_pyobject(py)?.into_any(),
         };
-        let logger = py.import("asyncio.log")?.getattr("logger")?;
+        let logger = py.import("asyncio.base_events")?.getattr("logger")?;
         logger.call_method1("warning", ("Executing %s took %.3f seconds", what, took))?;
     }
     Ok(())
