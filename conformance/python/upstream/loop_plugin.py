@@ -89,7 +89,9 @@ def pytest_fixture_setup(fixturedef: Any, request: Any) -> Generator[None, Any, 
 
 
 def replace_classes() -> None:
-    """For suites that make loops by calling asyncio's classes, with a selector or without."""
+    """For suites that make loops by calling asyncio's classes, and that look at its policies."""
+    import asyncio.unix_events
+
     import zloop
 
     class CandidateLoop(zloop.Loop):
@@ -104,20 +106,27 @@ def replace_classes() -> None:
     asyncio.SelectorEventLoop = CandidateLoop  # type: ignore[misc, assignment]
     if sys.version_info >= (3, 13):
         asyncio.EventLoop = CandidateLoop
+    name = "_DefaultEventLoopPolicy" if sys.version_info >= (3, 14) else "DefaultEventLoopPolicy"
+    getattr(asyncio.unix_events, name)._loop_factory = CandidateLoop
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def choose_loop() -> None:
+    """Runs on import, before the suite's own modules can keep a reference to what it replaces."""
     count_asyncio_loops()
     if BACKEND == "asyncio":
         return
-    asyncio.new_event_loop = asyncio.events.new_event_loop = new_event_loop
     if os.environ.get("UPSTREAM_CLASSES"):
         replace_classes()
+        return
+    asyncio.new_event_loop = asyncio.events.new_event_loop = new_event_loop
     try:
         from uvicorn.config import LOOP_FACTORIES
     except ImportError:
         return
     LOOP_FACTORIES["asyncio"] = f"{__name__}:uvicorn_loop_factory"
+
+
+choose_loop()
 
 
 # --- the report ---
@@ -170,5 +179,11 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
         emit("broken", id=report.nodeid, message=str(report.longrepr)[-4000:])
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    emit("end", loops=counts, python=sys.version)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    # A test that lets KeyboardInterrupt out ends the session before its time.
+    complete = exitstatus in (
+        pytest.ExitCode.OK,
+        pytest.ExitCode.TESTS_FAILED,
+        pytest.ExitCode.NO_TESTS_COLLECTED,
+    )
+    emit("end", loops=counts, complete=complete)

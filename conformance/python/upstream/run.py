@@ -43,8 +43,12 @@ def run_suite(suite: Suite, backend: str, only: list[str] | None = None) -> Repo
     command += ["-p", "no:cacheprovider", "--continue-on-collection-errors", *suite.tests]
     if suite.from_stdlib:
         command += [f"--rootdir={folder}"]
-    classes = {"UPSTREAM_CLASSES": "1"} if suite.classes else {}
-    environment = suites.environment(UPSTREAM_BACKEND=backend, **classes)
+    variables = {"UPSTREAM_BACKEND": backend}
+    if suite.classes:
+        variables["UPSTREAM_CLASSES"] = "1"
+    if suite.installed:
+        variables["PYTHONSAFEPATH"] = "1"
+    environment = suites.environment(**variables)
     return supervise.run(command, folder, environment, suite.limit, only or ())
 
 

@@ -27,6 +27,7 @@ class Suite:
     tests: list[str]
     limit: float
     classes: bool = False
+    installed: bool = False
 
     @property
     def label(self) -> str:

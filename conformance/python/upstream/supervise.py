@@ -106,7 +106,7 @@ class Attempt:
         elif event["event"] == "finish":
             self.running = None
         elif event["event"] == "end":
-            self.finished = True
+            self.finished = event["complete"]
 
     def end_group(self) -> None:
         """Nothing that the suite started stays behind."""

@@ -27,6 +27,7 @@ SUITE = """
         time.sleep(600)
     def test_crashes(): os.kill(os.getpid(), signal.SIGSEGV)
     def test_exits(): os._exit(0)
+    def test_interrupts(): raise KeyboardInterrupt
     def test_skips(): pytest.skip("not here")
 
     @pytest.mark.xfail(strict=True)
@@ -68,6 +69,7 @@ OUTCOMES = {
     "hangs_deaf_to_signals": "hung",
     "crashes": "crashed",
     "exits": "crashed",
+    "interrupts": "crashed",
     "skips": "skipped",
     "known": "xfailed",
     "teardown": "failed",
@@ -88,7 +90,7 @@ def run_suite(folder: Path, text: str, backend: str, only: tuple[str, ...] = ())
         "UPSTREAM_BACKEND": backend,
     }
     command = [sys.executable, "-m", "pytest", "-p", "loop_plugin", "-q", "test_suite.py"]
-    command += ["-p", "no:cacheprovider"]
+    command += ["-p", "no:cacheprovider", "--continue-on-collection-errors"]
     return supervise.run(command, folder, environment, 2.0, only)
 
 
