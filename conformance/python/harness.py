@@ -189,6 +189,11 @@ def run_script(factory, code, *, check=True, timeout=20, env=None, args=()):
     return done
 
 
+def scaled(count: int) -> int:
+    """A tenth of ``count`` in debug mode, where every callback costs a traceback."""
+    return count // 10 if os.environ.get("PYTHONASYNCIODEBUG") else count
+
+
 # Waiting
 
 
@@ -405,3 +410,45 @@ def outcome(call):
         return call()
     except Exception as exc:
         return type(exc).__name__, normal(exc)
+
+
+# TLS
+
+
+@contextlib.asynccontextmanager
+async def tls_server(handler, context, **options):
+    """The port of a TLS stream server; its handlers are waited for at the end."""
+    tasks = []
+
+    async def tracked(reader, writer):
+        tasks.append(asyncio.current_task())
+        try:
+            await handler(reader, writer)
+        finally:
+            await close_writer(writer)
+
+    server = await asyncio.start_server(tracked, HOST, 0, ssl=context, **options)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        if tasks:
+            await asyncio.wait(tasks)
+        await spin(5)
+
+
+async def close_writer(writer) -> None:
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
+async def echo(reader, writer) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+
+
+async def silent(reader, writer) -> None:
+    """Reads to the end and says nothing."""
+    await reader.read()

@@ -210,7 +210,7 @@ def test_getaddrinfo_is_what_socket_gives(loop, run):
             if not numeric(host):
                 flags |= numeric_only
             options = {"family": family, "type": kind, "proto": protocol, "flags": flags}
-            expected = resolved(lambda: socket.getaddrinfo(host, port, **options))  # noqa: B023
+            expected = resolved(lambda: socket.getaddrinfo(host, port, **options))
             try:
                 result = await loop.getaddrinfo(host, port, **options)
             except (OSError, UnicodeError, OverflowError, TypeError, ValueError) as exc:

@@ -138,20 +138,20 @@ def test_loops_cannot_be_pickled(loop):
 
 
 def test_a_loop_in_a_reference_cycle_is_collected(loop_factory):
-    loop = loop_factory()
+    class Holder:
+        pass
+
+    holder = Holder()
+    loop = holder.loop = loop_factory()
     loop.me = loop
     loop.method = loop.call_soon
-    loop.set_exception_handler(lambda *args: loop)
-    loop.set_task_factory(lambda *args, **options: loop)
-    loop.set_task_factory(None)
+    loop.holder = holder
+    loop.set_exception_handler(lambda *args, holder=holder: None)
+    loop.set_task_factory(lambda *args, holder=holder, **options: None)
     alive = weakref.ref(loop)
     loop.close()
-    box = [loop]
-    del loop
-    box.clear()
+    del loop, holder
     gc.collect()
-    gc.collect()
-    # The two lambdas above keep the loop alive through their cell only as part of the cycle.
     assert alive() is None
 
 

@@ -178,7 +178,7 @@ def test_run_passes_exceptions_and_cleans_up(zloop, loop_factory):
 
 def test_as_a_factory_by_name(zloop):
     """As uvicorn's ``--loop zloop:new_event_loop`` finds it."""
-    module, name = "zloop:new_event_loop".split(":")
+    module, _, name = "zloop:new_event_loop".partition(":")
     factory = getattr(sys.modules[module], name)
     with asyncio.Runner(loop_factory=factory) as runner:
         assert type(runner.get_loop()) is zloop.Loop

@@ -208,6 +208,7 @@ def test_writelines(run):
             writer.writelines([])
             writer.writelines(iter([b"!"]))
             await writer.drain()
+            await spin()
             assert recv_exactly(peer, 14) == b"one two three!"
 
     run(main())

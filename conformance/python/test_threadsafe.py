@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from harness import run_turns, until
+from harness import run_turns, scaled, until
 
 
 def start(target, *args):
@@ -19,7 +19,7 @@ def start(target, *args):
 
 
 def test_a_hundred_threads_lose_nothing_and_keep_their_order(loop):
-    threads, calls = 100, 200
+    threads, calls = 100, scaled(200)
     seen = {index: [] for index in range(threads)}
     left = threads * calls
 
@@ -74,7 +74,7 @@ def test_an_idle_loop_wakes_at_once(loop):
 
 def test_ping_pong_between_threads_never_stalls(loop):
     """Each wake races with the loop going to sleep; a lost one hangs the test."""
-    rounds = 3000
+    rounds = scaled(3000)
     turn = threading.Semaphore(0)
     count = 0
 

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import pytest
 
-from harness import run_turns
+from harness import run_turns, scaled
 
 
 def test_time_is_monotonic_time(loop):
@@ -206,7 +206,7 @@ def test_cancelled_timers_let_go_of_their_arguments_at_once(loop):
 
 def test_ten_thousand_cancelled_timers_are_forgotten(loop):
     """The heap does not keep dead handles until their deadline."""
-    handles = [loop.call_later(3600 + i % 7, lambda: None) for i in range(10_000)]
+    handles = [loop.call_later(3600 + i % 7, lambda: None) for i in range(scaled(10_000))]
     dead = [weakref.ref(handle) for handle in handles]
     for handle in handles:
         handle.cancel()
@@ -316,7 +316,7 @@ def test_timeouts(run, loop):
 
 def test_many_timers_all_fire(loop):
     rng = random.Random(3)
-    left = 3000
+    left = scaled(3000)
     late = []
 
     def fire(when):

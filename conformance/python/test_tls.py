@@ -1,4 +1,4 @@
-"""TLS clients and servers: streams, certificates, negotiation, closing, timeouts."""
+"""TLS clients and servers: streams, closing, timeouts, errors of the protocol."""
 
 import asyncio
 import contextlib
@@ -8,42 +8,19 @@ import ssl
 import pytest
 import trustme
 
-from harness import HOST, Recorder, outcome, pattern, spin, tcp_pair, until
-
-
-@contextlib.asynccontextmanager
-async def tls_server(handler, context, **options):
-    tasks = []
-
-    async def tracked(reader, writer):
-        tasks.append(asyncio.current_task())
-        try:
-            await handler(reader, writer)
-        finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-
-    server = await asyncio.start_server(tracked, HOST, 0, ssl=context, **options)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        if tasks:
-            await asyncio.wait(tasks)
-        await spin(5)
-
-
-async def echo(reader, writer):
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-
-
-async def close(writer):
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
+from harness import (
+    HOST,
+    Recorder,
+    close_writer,
+    echo,
+    outcome,
+    pattern,
+    silent,
+    spin,
+    tcp_pair,
+    tls_server,
+    until,
+)
 
 
 def test_three_megabytes(run, certificates):
@@ -60,7 +37,7 @@ def test_three_megabytes(run, certificates):
             sending = asyncio.ensure_future(send())
             assert await reader.readexactly(len(data)) == data
             await sending
-            await close(writer)
+            await close_writer(writer)
 
     run(main())
 
@@ -86,7 +63,7 @@ def test_a_slow_reader_over_tls(run, certificates):
                 if len(parts) % 40 == 0:
                     await asyncio.sleep(0)
             assert b"".join(parts) == data
-            await close(writer)
+            await close_writer(writer)
 
     run(main())
 
@@ -99,7 +76,7 @@ def test_small_messages(run, certificates):
                 message = b"%d" % number
                 writer.write(message)
                 assert await reader.readexactly(len(message)) == message
-            await close(writer)
+            await close_writer(writer)
 
     run(main())
 
@@ -121,168 +98,9 @@ def test_extra_info(run, certificates):
             assert transport.get_extra_info("nonsense", 5) == 5
             assert repr(transport)
             assert transport.can_write_eof() is False
-            await close(writer)
+            await close_writer(writer)
 
     run(main())
-
-
-def test_alpn(run, certificates):
-    seen = []
-
-    async def handler(reader, writer):
-        seen.append(writer.get_extra_info("ssl_object").selected_alpn_protocol())
-
-    async def main():
-        server, client = certificates.server(), certificates.client()
-        server.set_alpn_protocols(["h2", "http/1.1"])
-        async with tls_server(handler, server) as port:
-            for offered in (["h2"], ["http/1.1"], ["nonsense"], []):
-                if offered:
-                    client.set_alpn_protocols(offered)
-                else:
-                    client = certificates.client()
-                reader, writer = await asyncio.open_connection(HOST, port, ssl=client)
-                await reader.read()
-                seen.append(writer.get_extra_info("ssl_object").selected_alpn_protocol())
-                await close(writer)
-
-    run(main())
-    assert seen == ["h2", "h2", "http/1.1", "http/1.1", None, None, None, None]
-
-
-def test_server_name_indication(run, certificates):
-    other = certificates.ca.issue_cert("other.example")
-    names = []
-
-    async def main():
-        server = certificates.server()
-        contexts = {"other.example": certificates.server(other)}
-
-        def choose(ssl_object, name, context):
-            names.append(name)
-            ssl_object.context = contexts.get(name, server)
-
-        server.sni_callback = choose
-        async with tls_server(echo, server) as port:
-            for name in ("localhost", "other.example"):
-                _, writer = await asyncio.open_connection(
-                    HOST, port, ssl=certificates.client(), server_hostname=name
-                )
-                certificate = writer.get_extra_info("peercert")
-                assert ("DNS", name) in certificate["subjectAltName"]
-                await close(writer)
-
-    run(main())
-    assert names == ["localhost", "other.example"]
-
-
-async def silent(reader, writer):
-    await reader.read()
-
-
-def test_an_untrusted_certificate(run, reports, certificates):
-    async def main():
-        async with tls_server(silent, certificates.server()) as port:
-            with pytest.raises(ssl.SSLCertVerificationError) as caught:
-                await asyncio.open_connection("localhost", port, ssl=True)
-            await asyncio.sleep(0.005)
-            return caught.value
-
-    exc = run(main())
-    assert exc.reason == "CERTIFICATE_VERIFY_FAILED"
-    assert exc.verify_code in (18, 19, 20)
-    assert "unable to get local issuer" in exc.verify_message or "self-signed" in exc.verify_message
-    assert exc.library == "SSL"
-    reports.messages()
-
-
-def test_a_wrong_host_name(run, reports, certificates):
-    async def main():
-        async with tls_server(silent, certificates.server()) as port:
-            with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch") as caught:
-                await asyncio.open_connection(
-                    HOST, port, ssl=certificates.client(), server_hostname="wrong.example"
-                )
-            await asyncio.sleep(0.005)
-            return caught.value
-
-    exc = run(main())
-    assert exc.verify_code == 62
-    reports.messages()
-
-
-def test_an_expired_certificate(run, reports, certificates):
-    import datetime
-
-    expired = certificates.ca.issue_cert(
-        "localhost", not_after=datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC)
-    )
-
-    async def main():
-        async with tls_server(silent, certificates.server(expired)) as port:
-            with pytest.raises(ssl.SSLCertVerificationError, match="expired") as caught:
-                await asyncio.open_connection("localhost", port, ssl=certificates.client())
-            await asyncio.sleep(0.005)
-            return caught.value
-
-    assert run(main()).verify_code == 10
-    reports.messages()
-
-
-def test_no_verification(run, certificates):
-    async def main():
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        async with tls_server(echo, certificates.server()) as port:
-            reader, writer = await asyncio.open_connection(HOST, port, ssl=context)
-            writer.write(b"x")
-            assert await reader.readexactly(1) == b"x"
-            await close(writer)
-
-    run(main())
-
-
-def test_client_certificates(run, certificates):
-    seen = []
-
-    async def handler(reader, writer):
-        seen.append(writer.get_extra_info("peercert"))
-        writer.write(b"x")
-
-    async def main():
-        server, client = certificates.server(), certificates.client()
-        server.verify_mode = ssl.CERT_REQUIRED
-        certificates.ca.configure_trust(server)
-        certificates.ca.issue_cert("client@example.org").configure_cert(client)
-        async with tls_server(handler, server) as port:
-            reader, writer = await asyncio.open_connection(HOST, port, ssl=client)
-            assert await reader.read() == b"x"
-            await close(writer)
-
-    run(main())
-    assert ("email", "client@example.org") in seen[0]["subjectAltName"]
-
-
-def test_a_missing_client_certificate(run, reports, certificates):
-    async def main():
-        server = certificates.server()
-        server.verify_mode = ssl.CERT_REQUIRED
-        certificates.ca.configure_trust(server)
-        async with tls_server(silent, server) as port:
-            with pytest.raises((ssl.SSLError, ConnectionError)):
-                reader, writer = await asyncio.open_connection(
-                    HOST, port, ssl=certificates.client()
-                )
-                try:
-                    if not await reader.read():
-                        raise ConnectionResetError("ended instead of failing")
-                finally:
-                    await close(writer)
-            await asyncio.sleep(0.005)
-
-    run(main())
-    reports.messages()
 
 
 @pytest.mark.parametrize(
@@ -297,7 +115,7 @@ def test_versions(run, certificates, version):
             writer.write(b"hello")
             assert await reader.readexactly(5) == b"hello"
             assert writer.get_extra_info("ssl_object").version() == version.name.replace("_", ".")
-            await close(writer)
+            await close_writer(writer)
 
     run(main())
 
@@ -325,12 +143,12 @@ def test_plain_text_on_a_tls_port(run, loop, reports, certificates):
             writer.write(b"GET / HTTP/1.1\r\n\r\n")
             with contextlib.suppress(ConnectionResetError):
                 await reader.read()
-            await close(writer)
+            await close_writer(writer)
             await asyncio.sleep(0.005)
             reader, writer = await asyncio.open_connection(HOST, port, ssl=certificates.client())
             writer.write(b"x")
             assert await reader.readexactly(1) == b"x"
-            await close(writer)
+            await close_writer(writer)
 
     loop.set_debug(False)
     run(main())
@@ -458,7 +276,7 @@ def test_closing_tells_the_peer(run, loop, certificates):
             context = certificates.client()
             reader, writer = await asyncio.open_connection(HOST, port, ssl=context)
             assert await reader.read() == data
-            await close(writer)
+            await close_writer(writer)
 
     run(main())
 
@@ -567,7 +385,7 @@ def test_sessions_of_several_clients(run, certificates):
         message = b"%d" % number * 1000
         writer.write(message)
         assert await reader.readexactly(len(message)) == message
-        await close(writer)
+        await close_writer(writer)
 
     async def main():
         async with tls_server(echo, certificates.server()) as port:
@@ -582,7 +400,7 @@ def test_tls_over_unix_sockets(run, certificates, tmp_path, monkeypatch):
     async def main():
         async def handler(reader, writer):
             writer.write(await reader.readexactly(4))
-            await close(writer)
+            await close_writer(writer)
 
         server = await asyncio.start_unix_server(handler, "s", ssl=certificates.server())
         reader, writer = await asyncio.open_unix_connection(
@@ -590,7 +408,7 @@ def test_tls_over_unix_sockets(run, certificates, tmp_path, monkeypatch):
         )
         writer.write(b"unix")
         assert await reader.read() == b"unix"
-        await close(writer)
+        await close_writer(writer)
         server.close()
         await spin(5)
 
