@@ -59,7 +59,9 @@ async def main() -> None:
         port = server.sockets[0].getsockname()[1]
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"in the clear\n")
-        await reader.readline()  # not before the server says so: it must not read our handshake as text
+        await (
+            reader.readline()
+        )  # not before the server says so: it must not read our handshake as text
         await writer.start_tls(client_context, server_hostname="localhost")
         writer.write(b"encrypted\n")
         print("after start_tls:", (await reader.readline()).decode().strip())

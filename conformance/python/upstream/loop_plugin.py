@@ -97,13 +97,12 @@ def replace_classes() -> None:
     class CandidateLoop(zloop.Loop):
         def __new__(cls, selector: object = None) -> "CandidateLoop":
             counts["zloop"] += 1
-            loop: CandidateLoop = super().__new__(cls, BACKEND)
-            return loop
+            return super().__new__(cls, BACKEND)  # type: ignore[return-value, unused-ignore]
 
         def __init__(self, selector: object = None) -> None:
             super().__init__(BACKEND)
 
-    asyncio.SelectorEventLoop = CandidateLoop  # type: ignore[misc, assignment]
+    asyncio.SelectorEventLoop = CandidateLoop  # type: ignore[misc, assignment, unused-ignore]
     if sys.version_info >= (3, 13):
         asyncio.EventLoop = CandidateLoop
     name = "_DefaultEventLoopPolicy" if sys.version_info >= (3, 14) else "DefaultEventLoopPolicy"
