@@ -41,7 +41,7 @@ class Loop(_zloop.EventLoop, asyncio.SelectorEventLoop):
         _signal_handlers: dict[int, asyncio.Handle]
 
     def __init__(self, backend: str | None = None) -> None:
-        # The native part took the argument in __new__; asyncio's part wants a selector.
+        self._open(backend)
         super().__init__(cast("selectors.BaseSelector", _Selector(self)))
 
     def run_forever(self) -> None:

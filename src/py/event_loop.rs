@@ -4,16 +4,17 @@
 //! used instead of asyncio's; everything else is CPython's own code, of the version that runs.
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyTuple, PyType};
-use zloop_backends::{Backend, Events, Interest, Kind, Waker, available, open, open_auto};
+use pyo3::types::{PyDict, PyTuple, PyType};
+use zloop_backends::{Backend, Events, Interest, Kind, Token, Wait, Waker, What, available, open, open_auto};
 
 use super::accept::{self, Listener};
 use super::cell::Guarded;
@@ -26,7 +27,7 @@ use crate::sched::{Inbox, monotonic};
 /// The native base of `zloop.Loop`. `backend` names one, or is None for the best that opens.
 #[pyclass(name = "EventLoop", module = "zloop._zloop", subclass, frozen)]
 pub struct EventLoop {
-    backend_name: &'static str,
+    backend_name: OnceLock<&'static str>,
     /// A subclass overrides `time()`: then its clock rules, at the price of a call.
     own_clock: bool,
     closed: AtomicBool,
@@ -113,6 +114,23 @@ impl EventLoop {
         }
     }
 
+    /// Has the backend hand over what it holds, without waiting. Answers what became of the send of `token`, if it has
+    /// ended; everything else is queued as usual.
+    pub fn submit(&self, py: Python<'_>, token: Token) -> io::Result<Option<i32>> {
+        let mut events = Events::with_limit(run::EVENTS);
+        self.state.with(py, |state| {
+            state.backend()?.poll(Wait::Now, &mut events)?;
+            let mut result = None;
+            for event in events.drain() {
+                match event.what {
+                    What::Sent(bytes) if event.token == token => result = Some(bytes),
+                    _ => state.dispatch(py, event),
+                }
+            }
+            Ok(result)
+        })
+    }
+
     /// Has the loop flush this transport when the running callback returns.
     pub fn mark_dirty(&self, py: Python<'_>, transport: Py<PyAny>) {
         let asleep = self.state.with(py, |state| {
@@ -160,34 +178,51 @@ impl EventLoop {
 
 #[pymethods]
 impl EventLoop {
+    /// A loop without a backend counts as closed. The arguments are those of `__init__`, whatever they are there.
     #[new]
     #[classmethod]
-    #[pyo3(signature = (backend=None))]
-    fn new(class: &Bound<'_, PyType>, backend: Option<&str>) -> PyResult<Self> {
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(
+        class: &Bound<'_, PyType>,
+        _args: &Bound<'_, PyTuple>,
+        _kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
         let py = class.py();
         let own_clock = !class.getattr("time")?.is(&py.get_type::<Self>().getattr("time")?);
+        Ok(Self {
+            backend_name: OnceLock::new(),
+            own_clock,
+            closed: AtomicBool::new(true),
+            debug: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            thread: AtomicU64::new(0),
+            inbox: Inbox::default(),
+            waker: Mutex::new(None),
+            state: Guarded::new(State::default()),
+        })
+    }
+
+    /// Opens the backend that is named, or the best one; `__init__` calls it first of all.
+    #[pyo3(name = "_open", signature = (backend=None))]
+    fn open(&self, py: Python<'_>, backend: Option<&str>) -> PyResult<()> {
         let backend = match backend {
             None => open_auto(),
             Some(name) => open(kind_of(name)?),
         };
         let backend = backend.map_err(|error| unavailable(py, &error))?;
-        Ok(Self {
-            backend_name: backend.profile().name,
-            own_clock,
-            closed: AtomicBool::new(false),
-            debug: AtomicBool::new(false),
-            stopping: AtomicBool::new(false),
-            thread: AtomicU64::new(0),
-            inbox: Inbox::default(),
-            waker: Mutex::new(Some(backend.waker())),
-            state: Guarded::new(State::new(backend)),
-        })
+        if self.backend_name.set(backend.profile().name).is_err() {
+            return Err(PyRuntimeError::new_err("__init__() was called twice"));
+        }
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(backend.waker());
+        self.state.with(py, |state| state.backend = Some(Box::new(backend)));
+        self.set_closed(false);
+        Ok(())
     }
 
     /// The name of the backend that this loop runs on.
     #[getter]
-    fn backend(&self) -> &'static str {
-        self.backend_name
+    fn backend(&self) -> Option<&'static str> {
+        self.backend_name.get().copied()
     }
 
     #[getter(_closed)]

@@ -27,7 +27,7 @@ pub fn forever(this: &Bound<'_, EventLoop>) -> PyResult<()> {
     let mut turn = Turn { this, types: HandleTypes::get(py)?, events: Some(Events::with_limit(EVENTS)) };
     let result = turn.repeat();
     // What was written must not wait for the next run.
-    let flushed = stream::flush_dirty(this);
+    let flushed = stream::flush_dirty(this).and_then(|()| turn.hand_over());
     result.and(flushed)
 }
 
@@ -48,6 +48,21 @@ impl Turn<'_, '_> {
                 return Ok(());
             }
         }
+    }
+
+    /// At the end of a run: what the backend holds leaves, and what that reports waits for the next run.
+    fn hand_over(&mut self) -> PyResult<()> {
+        let py = self.this.py();
+        let mut events = Events::with_limit(EVENTS);
+        let polled = self.this.get().state.with(py, |state| {
+            let backend = state.backend()?;
+            if backend.in_flight() > 0 {
+                backend.poll(Wait::Now, &mut events)?;
+                events.drain().for_each(|event| state.dispatch(py, event));
+            }
+            Ok(())
+        });
+        polled.map_err(|error: std::io::Error| errors::os_error(py, &error))
     }
 
     /// Waits for I/O, unless callbacks are ready and the kernel was asked a moment ago.

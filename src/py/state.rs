@@ -56,6 +56,7 @@ impl Watch {
 }
 
 /// Everything of a loop that only its own thread should touch.
+#[derive(Default)]
 pub struct State {
     pub sched: Scheduler<Item>,
     pub slice: Slice,
@@ -72,19 +73,6 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(backend: AnyBackend) -> Self {
-        Self {
-            sched: Scheduler::default(),
-            slice: Slice::default(),
-            backend: Some(Box::new(backend)),
-            sources: Slots::new(),
-            fds: HashMap::new(),
-            dirty: Vec::new(),
-            scratch: Vec::new(),
-            task_factory: None,
-        }
-    }
-
     /// The backend, unless another thread waits in it or the loop is closed.
     pub fn backend(&mut self) -> io::Result<&mut AnyBackend> {
         self.backend.as_deref_mut().ok_or_else(|| {

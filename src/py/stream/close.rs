@@ -15,7 +15,7 @@ pub fn close(conn: Conn<'_, '_>) -> PyResult<()> {
     if conn.state(|state| std::mem::replace(&mut state.closing, true)) {
         return Ok(());
     }
-    write::flush(conn)?;
+    write::settle(conn)?;
     let idle = conn.state(|state| {
         let idle = state.is_idle() && state.conn_lost == 0;
         state.conn_lost += u32::from(idle);
@@ -107,6 +107,9 @@ pub fn release(conn: Conn<'_, '_>) -> PyResult<()> {
 /// Ends the sending direction of the socket.
 pub fn shutdown(conn: Conn<'_, '_>) -> PyResult<()> {
     let py = conn.py();
+    if conn.state(|state| std::mem::replace(&mut state.shut, true)) {
+        return Ok(());
+    }
     let how = py.import("socket")?.getattr(intern!(py, "SHUT_WR"))?;
     match conn.state(|state| state.sock.as_ref().map(|sock| sock.clone_ref(py))) {
         Some(sock) => sock.call_method1(py, intern!(py, "shutdown"), (how,)).map(drop),

@@ -106,7 +106,7 @@ fn write_eof<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
         if !first {
             return Ok(());
         }
-        write::flush(conn)?;
+        write::settle(conn)?;
         if conn.state(|state| state.is_idle()) { close::shutdown(conn) } else { Ok(()) }
     })
 }
@@ -122,7 +122,7 @@ fn close_transport<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
 fn abort<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     act(slf, |conn| {
         // What was written before has been sent by now on asyncio.
-        write::flush(conn)?;
+        write::settle(conn)?;
         close::force(conn, &none(conn.py()))
     })
 }
@@ -192,7 +192,7 @@ fn get_protocol<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
 
 fn get_write_buffer_size<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     with_conn(slf, |conn| {
-        write::flush(conn)?;
+        write::settle(conn)?;
         Ok(conn.state(|state| state.queue.len()).into_pyobject(conn.py())?.into_any())
     })
 }
@@ -210,7 +210,7 @@ fn set_write_buffer_limits<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) ->
             let (high, low) = (limits.high, limits.low);
             PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
         })?;
-        write::flush(conn)?;
+        write::settle(conn)?;
         write::pause_if_full(conn)
     })
 }
@@ -248,7 +248,7 @@ fn make_empty_waiter<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
         if conn.state(|state| state.empty_waiter.is_some()) {
             return Err(PyRuntimeError::new_err("Empty waiter is already set"));
         }
-        write::flush(conn)?;
+        write::settle(conn)?;
         let waiter = conn.event_loop.call_method0(intern!(py, "create_future"))?;
         if conn.state(|state| state.is_idle()) {
             waiter.call_method1(intern!(py, "set_result"), (py.None(),))?;
@@ -326,11 +326,10 @@ fn repr<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     let text = with_conn(slf, |conn| {
         let fd = conn.stream.get().fd;
         Ok(conn.state(|state| {
-            let life = match (&state.sock, state.closing) {
-                (None, _) => " closed",
-                (_, true) => " closing",
-                _ => "",
-            };
+            if state.sock.is_none() {
+                return format!("<StreamTransport closed fd={fd}>");
+            }
+            let life = if state.closing { " closing" } else { "" };
             let read = if state.reads() { "polling" } else { "idle" };
             let write = if state.blocked || state.in_flight { "polling" } else { "idle" };
             let size = state.queue.len();

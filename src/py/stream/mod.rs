@@ -86,6 +86,8 @@ struct State {
 
     /// `write_eof()` was called.
     eof: bool,
+    /// The sending direction of the socket is shut down.
+    shut: bool,
     closing: bool,
     /// Above zero once `connection_lost` is scheduled; then counts the writes that were dropped.
     conn_lost: u32,
@@ -235,6 +237,7 @@ impl State {
             ended: false,
             paused: false,
             eof: false,
+            shut: false,
             closing: false,
             conn_lost: 0,
         }

@@ -126,7 +126,7 @@ fn added(conn: Conn<'_, '_>) -> PyResult<()> {
         return Ok(());
     }
     if now {
-        flush(conn)?;
+        settle(conn)?;
         if conn.state(|state| state.blocked || state.in_flight) {
             let context = call::copy_context(conn.py())?.unbind();
             let _old = conn.state(|state| state.write_context.replace(context));
@@ -140,13 +140,7 @@ pub fn flush_dirty(this: &Bound<'_, EventLoop>) -> PyResult<()> {
     let py = this.py();
     while let Some(transport) = this.get().state.with(py, |state| state.dirty.pop()) {
         with_conn(transport.bind(py), |conn| {
-            let waiting = conn.state(|state| {
-                state.dirty = false;
-                !state.queue.is_empty()
-            });
-            if !waiting {
-                return Ok(());
-            }
+            conn.state(|state| state.dirty = false);
             flush(conn)?;
             // Somebody may be waiting for the last byte: a close that was asked for while the kernel was full.
             if conn.state(|state| state.is_idle()) { progressed(conn) } else { Ok(()) }
@@ -164,6 +158,32 @@ pub fn flush(conn: Conn<'_, '_>) -> PyResult<()> {
             Err(error) => return broken(conn, &error),
         }
     }
+}
+
+/// Flushes without leaving bytes to the backend that the kernel would take now: for callers that need to know.
+pub fn settle(conn: Conn<'_, '_>) -> PyResult<()> {
+    let core = conn.event_loop.get();
+    core.state.with(conn.py(), |state| state.backend.as_mut().map(|backend| backend.gather(1)));
+    flush(conn)?;
+    while let Some(token) = conn.state(|state| state.token.filter(|_| state.in_flight)) {
+        match core.submit(conn.py(), token).map_err(|error| errors::os_error(conn.py(), &error))? {
+            Some(result) => {
+                finished(conn, result)?;
+                flush(conn)?;
+            }
+            None => return Ok(()),
+        }
+    }
+    // Whoever waits for the last byte is served when the running callback returns.
+    let later = conn.state(|state| {
+        let later = state.is_idle() && !state.dirty && (state.closing || state.mark.is_paused());
+        state.dirty |= later;
+        later
+    });
+    if later {
+        core.mark_dirty(conn.py(), conn.transport.clone().unbind());
+    }
+    Ok(())
 }
 
 enum Flushed {
@@ -223,6 +243,13 @@ pub fn writable(conn: Conn<'_, '_>) -> PyResult<()> {
 
 /// A send in flight has ended, with bytes or with a negative errno.
 pub fn sent(conn: Conn<'_, '_>, result: i32) -> PyResult<()> {
+    finished(conn, result)?;
+    flush(conn)?;
+    progressed(conn)
+}
+
+/// Takes what a send came to out of the queue.
+fn finished(conn: Conn<'_, '_>, result: i32) -> PyResult<()> {
     let late = conn.state(|state| {
         state.in_flight = false;
         if result > 0 {
@@ -230,14 +257,10 @@ pub fn sent(conn: Conn<'_, '_>, result: i32) -> PyResult<()> {
         }
         state.conn_lost > 0
     });
-    if late {
-        return Ok(());
-    }
-    if result < 0 {
+    if result < 0 && !late {
         return broken(conn, &std::io::Error::from_raw_os_error(-result));
     }
-    flush(conn)?;
-    progressed(conn)
+    Ok(())
 }
 
 /// Some bytes have left: the protocol may go on, and whoever waited for the last of them is served.
