@@ -15,7 +15,8 @@
 //!
 //! Every backend keeps these clauses; the conformance suite has at least one case for each.
 //!
-//! * **C1** A `send` that answers [`Sent::Pending`] is followed by exactly one [`What::Sent`] event.
+//! * **C1** A `send` that answers [`Sent::Pending`] is followed by exactly one [`What::Sent`] event, or by one `finish`
+//!   that answers with its result.
 //! * **C2** A `send` that answers `Done`, `Blocked` or `Err` is followed by none. `EAGAIN` and `EINTR` are never
 //!   reported as results: the first is `Blocked` or waited out, the second is retried.
 //! * **C3** `cancel` is a request. The terminal event still comes, with `-ECANCELED` or with the bytes that left before.
@@ -108,6 +109,14 @@ pub trait Backend {
     /// If the answer is `Pending`, the bytes behind `bufs` stay valid and unchanged until the terminal event, or until
     /// `quiesce` has returned (C4).
     unsafe fn send(&mut self, token: Token, bufs: &[IoSlice<'_>]) -> io::Result<Sent>;
+
+    /// Tries on the spot to bring the send in flight for `token` to its end: its result, and then no terminal event
+    /// comes, or `None`, and then it does. For callers that have to know now what the kernel has taken; a backend may
+    /// always answer `None`.
+    fn finish(&mut self, token: Token) -> Option<i32> {
+        let _ = token;
+        None
+    }
 
     /// Asks that the send in flight for `token` ends; its terminal event still comes (C3).
     fn cancel(&mut self, token: Token);

@@ -46,6 +46,8 @@ faults! {
         LostSent,
         /// A pending send is reported with a byte less than left.
         ShortSent,
+        /// A send that was finished on the spot is reported as well.
+        SentAfterFinish,
     }
     C2 {
         /// A send that was done at once is reported as well.
@@ -318,6 +320,15 @@ impl Backend for Mutant {
             _ => {}
         }
         answer
+    }
+
+    fn finish(&mut self, token: Token) -> Option<i32> {
+        let result = self.inner.finish(token)?;
+        self.flying.remove(&token);
+        if self.fault == Fault::SentAfterFinish {
+            self.queue.push(Event { token, what: What::Sent(result) });
+        }
+        Some(result)
     }
 
     fn cancel(&mut self, token: Token) {

@@ -216,6 +216,13 @@ impl Rig {
         self.backend().gather(8);
     }
 
+    /// Asks that a send in flight be ended on the spot; its result if it was.
+    pub fn finish_send(&mut self, token: Token) -> Option<i32> {
+        let result = self.backend().finish(token)?;
+        self.note(Event { token, what: What::Sent(result) });
+        Some(result)
+    }
+
     /// Sends until the stream is full; returns what left.
     pub fn fill(&mut self, stream: Stream) -> Vec<u8> {
         let mut all = Vec::new();

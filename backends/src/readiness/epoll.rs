@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll as Kernel, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::selector::{Selector, Trigger, Wanted, whole_milliseconds};
+use super::selector::{Change, Selector, Trigger, Wanted, whole_milliseconds};
 use crate::api::{Interest, Token, Wait};
 use crate::fd;
 
@@ -45,10 +45,13 @@ impl Selector for Epoll {
         if ONLY_MILLISECONDS.load(Ordering::Relaxed) { vec!["epoll_wait"] } else { vec!["epoll_pwait2"] }
     }
 
-    fn set(&mut self, fd: RawFd, token: Token, wanted: Wanted, known: bool) -> io::Result<()> {
+    fn set(&mut self, fd: RawFd, token: Token, wanted: Wanted, change: Change) -> io::Result<()> {
         let fd = fd::borrow(fd)?;
         let mut event = EpollEvent::new(flags(wanted), token.to_bits());
-        let answer = if known { self.kernel.modify(fd, &mut event) } else { self.kernel.add(fd, event) };
+        let answer = match change {
+            Change::Add => self.kernel.add(fd, event),
+            Change::Modify | Change::Rearm => self.kernel.modify(fd, &mut event),
+        };
         Ok(match answer {
             Err(Errno::ENOENT) => self.kernel.add(fd, event),
             Err(Errno::EEXIST) => self.kernel.modify(fd, &mut event),

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::libc::{time_t, timespec};
 use nix::sys::event::{EvFlags, EventFilter, FilterFlag, KEvent, Kqueue as Kernel};
 
-use super::selector::{Selector, Trigger, Wanted};
+use super::selector::{Change, Selector, Trigger, Wanted};
 use crate::api::{Interest, Token, Wait};
 use crate::fd;
 
@@ -38,7 +38,7 @@ impl Selector for Kqueue {
     const EDGES: bool = true;
 
     fn open() -> io::Result<Self> {
-        let blank = change(0, EventFilter::EVFILT_READ, EvFlags::empty(), Token::from_bits(0));
+        let blank = event(0, EventFilter::EVFILT_READ, EvFlags::empty(), Token::from_bits(0));
         Ok(Self {
             kernel: Some(Kernel::new()?),
             changes: Vec::new(),
@@ -51,8 +51,8 @@ impl Selector for Kqueue {
         vec!["changes with the wait"]
     }
 
-    fn set(&mut self, fd: RawFd, token: Token, wanted: Wanted, known: bool) -> io::Result<()> {
-        let fd = fd::waitable(fd)?.as_raw_fd();
+    fn set(&mut self, fd: RawFd, token: Token, wanted: Wanted, change: Change) -> io::Result<()> {
+        let fd = if change == Change::Rearm { fd::borrow(fd)? } else { fd::waitable(fd)? }.as_raw_fd();
         let add = match wanted.trigger {
             Trigger::Edge => EvFlags::EV_ADD | EvFlags::EV_CLEAR,
             Trigger::Level => EvFlags::EV_ADD,
@@ -60,15 +60,15 @@ impl Selector for Kqueue {
         let directions = [(EventFilter::EVFILT_READ, Interest::READ), (EventFilter::EVFILT_WRITE, Interest::WRITE)];
         if wanted.trigger == Trigger::Edge {
             let asked = directions.iter().filter(|(_, direction)| wanted.interest.contains(*direction));
-            self.changes.extend(asked.map(|(filter, _)| change(fd, *filter, add, token)));
+            self.changes.extend(asked.map(|(filter, _)| event(fd, *filter, add, token)));
             return Ok(());
         }
         // A watch's errors are its caller's business, so it does not wait.
         for (filter, direction) in directions {
             if wanted.interest.contains(direction) {
-                self.apply(change(fd, filter, add, token))?;
-            } else if known {
-                ignore_absent(self.apply(change(fd, filter, EvFlags::EV_DELETE, token)))?;
+                self.apply(event(fd, filter, add, token))?;
+            } else if change == Change::Modify {
+                ignore_absent(self.apply(event(fd, filter, EvFlags::EV_DELETE, token)))?;
             }
         }
         Ok(())
@@ -78,7 +78,7 @@ impl Selector for Kqueue {
         self.changes.retain(|change| change.udata() != token.to_bits() as isize);
         for filter in [EventFilter::EVFILT_READ, EventFilter::EVFILT_WRITE] {
             // What is closed or was never added is gone already.
-            let _ = self.apply(change(fd, filter, EvFlags::EV_DELETE, token));
+            let _ = self.apply(event(fd, filter, EvFlags::EV_DELETE, token));
         }
     }
 
@@ -130,7 +130,7 @@ impl Drop for Kqueue {
     }
 }
 
-fn change(fd: RawFd, filter: EventFilter, flags: EvFlags, token: Token) -> KEvent {
+fn event(fd: RawFd, filter: EventFilter, flags: EvFlags, token: Token) -> KEvent {
     KEvent::new(fd as usize, filter, flags, FilterFlag::empty(), 0, token.to_bits() as isize)
 }
 

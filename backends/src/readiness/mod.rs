@@ -22,7 +22,7 @@ use crate::api::{Backend, Events, Interest, MAX_SLICES, Profile, Sent, Token, Wa
 use crate::attempt;
 use crate::table::Table;
 use crate::wake::{Alarm, Waker};
-use selector::{Selector, Trigger, Wanted};
+use selector::{Change, Selector, Trigger, Wanted};
 
 /// A backend over a readiness kernel.
 #[derive(Debug)]
@@ -58,20 +58,20 @@ impl<S: Selector> Readiness<S> {
     pub fn open() -> io::Result<Self> {
         let mut selector = S::open()?;
         let alarm = Alarm::new()?;
-        selector.set(alarm.as_raw_fd(), ALARM, wanted::<S>(Role::Stream, Interest::READ), false)?;
+        selector.set(alarm.as_raw_fd(), ALARM, wanted::<S>(Role::Stream, Interest::READ), Change::Add)?;
         Ok(Self { selector, files: Table::new(), alarm })
     }
 
     fn register(&mut self, token: Token, file: File) -> io::Result<()> {
-        let known = match self.files.remove(token) {
-            Some(old) if old.fd == file.fd => true,
+        let change = match self.files.remove(token) {
+            Some(old) if old.fd == file.fd => Change::Modify,
             Some(old) => {
                 self.selector.remove(old.fd, token);
-                false
+                Change::Add
             }
-            None => false,
+            None => Change::Add,
         };
-        if let Err(error) = self.selector.set(file.fd, token, wanted::<S>(file.role, file.armed), known) {
+        if let Err(error) = self.selector.set(file.fd, token, wanted::<S>(file.role, file.armed), change) {
             self.selector.remove(file.fd, token);
             return Err(error);
         }
@@ -89,7 +89,7 @@ impl<S: Selector> Readiness<S> {
             };
             file.armed = file.armed & !ready;
             let file = *file;
-            self.selector.set(file.fd, event.token, wanted::<S>(file.role, file.armed), true)?;
+            self.selector.set(file.fd, event.token, wanted::<S>(file.role, file.armed), Change::Rearm)?;
         }
         Ok(())
     }
@@ -129,7 +129,7 @@ impl<S: Selector> Backend for Readiness<S> {
         }
         file.armed = file.armed | (interest & Interest::BOTH);
         let file = *file;
-        self.selector.set(file.fd, token, wanted::<S>(file.role, file.armed), true)
+        self.selector.set(file.fd, token, wanted::<S>(file.role, file.armed), Change::Rearm)
     }
 
     #[inline]

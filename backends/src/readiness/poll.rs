@@ -13,7 +13,7 @@ use std::os::fd::RawFd;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::selector::{Selector, Wanted, whole_milliseconds};
+use super::selector::{Change, Selector, Wanted, whole_milliseconds};
 use crate::api::{Interest, Token, Wait};
 use crate::fd;
 
@@ -40,14 +40,14 @@ impl Selector for Poll {
         vec!["whole milliseconds"]
     }
 
-    fn set(&mut self, fd: RawFd, token: Token, wanted: Wanted, known: bool) -> io::Result<()> {
+    fn set(&mut self, fd: RawFd, token: Token, wanted: Wanted, change: Change) -> io::Result<()> {
         if wanted.interest.is_empty() {
             // The kernel reports hang-ups whether asked for or not; so what sleeps must not be in the list.
             self.remove(fd, token);
             return Ok(());
         }
-        // What this table knows has been checked when it came.
-        let entry = PollFd::new(if known { fd::borrow(fd)? } else { fd::waitable(fd)? }, flags(wanted.interest));
+        let fd = if change == Change::Rearm { fd::borrow(fd)? } else { fd::waitable(fd)? };
+        let entry = PollFd::new(fd, flags(wanted.interest));
         match self.places.get(&token) {
             Some(place) => self.fds[*place] = entry,
             None => {

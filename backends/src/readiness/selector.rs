@@ -30,12 +30,12 @@ pub trait Selector: Sized {
     /// What is used of this kernel, for people.
     fn features(&self) -> Vec<&'static str>;
 
-    /// Registers an fd, or, if `known`, changes what is registered for it. An fd that the kernel has lost or reused in
-    /// the meantime (closed behind our back) is registered anew.
+    /// Registers an fd, or changes what is registered for it. One that the kernel has lost or reused in the meantime
+    /// (closed behind our back) is registered anew.
     ///
     /// # Errors
     /// The kernel's (`EPERM`, `EBADF`, `ENOMEM`, `ENOSPC`).
-    fn set(&mut self, fd: RawFd, token: Token, wanted: Wanted, known: bool) -> io::Result<()>;
+    fn set(&mut self, fd: RawFd, token: Token, wanted: Wanted, change: Change) -> io::Result<()>;
 
     /// Takes the registration back. An fd that is closed or unknown is no error.
     fn remove(&mut self, fd: RawFd, token: Token);
@@ -55,6 +55,17 @@ pub struct Wanted {
     pub interest: Interest,
     /// When they are reported.
     pub trigger: Trigger,
+}
+
+/// Why a registration is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is new.
+    Add,
+    /// Its owner wants something else.
+    Modify,
+    /// A stream was found full, or, without edges, has been reported or found empty.
+    Rearm,
 }
 
 /// When a registration reports.

@@ -266,6 +266,16 @@ impl Backend for Sim {
         }
     }
 
+    fn finish(&mut self, token: Token) -> Option<i32> {
+        let place = self.sends.iter().position(|send| send.token == token)?;
+        let mut send = self.sends.swap_remove(place);
+        let result = self.step(&mut send);
+        if result.is_none() {
+            self.sends.push(send);
+        }
+        result
+    }
+
     fn cancel(&mut self, token: Token) {
         for send in self.sends.iter_mut().filter(|send| send.token == token) {
             send.cancelled = true;

@@ -355,6 +355,30 @@ impl Backend for Uring {
         }
     }
 
+    fn finish(&mut self, token: Token) -> Option<i32> {
+        let key = self.files.get(token)?.flight?;
+        match self.flights.get(key)?.stage {
+            Stage::Queued => {
+                let Some(result) = self.flights.get_mut(key)?.resume() else {
+                    self.to_arm.push((token, Direction::Room));
+                    return None;
+                };
+                self.land(key, result);
+                Some(result)
+            }
+            Stage::Blocked => None,
+            Stage::Submitted => {
+                self.save_completions();
+                let mine = |event: &Event| event.token == token && matches!(event.what, What::Sent(_));
+                let place = self.backlog.iter().position(mine)?;
+                match self.backlog.remove(place)?.what {
+                    What::Sent(result) => Some(result),
+                    What::Ready(_) => None,
+                }
+            }
+        }
+    }
+
     fn cancel(&mut self, token: Token) {
         if let Some(key) = self.files.get(token).and_then(|file| file.flight) {
             self.cancel_flight(key);

@@ -41,6 +41,7 @@ macro_rules! for_each_case {
             C1 sends::pending_sends_end_once_each,
             C1 sends::a_pending_send_is_finished_when_the_stream_has_room_again,
             C1 sends::a_send_to_a_dead_peer_fails_once,
+            C1 sends::a_finished_send_is_over,
             C2 sends::a_send_that_was_done_is_not_reported,
             C2 sends::a_full_stream_is_blocked_and_no_error,
             C2 sends::a_full_stream_is_no_result_of_a_pending_send,

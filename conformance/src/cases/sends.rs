@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use zloop_backends::{Interest, Sent};
+use zloop_backends::{Interest, Sent, Wait};
 
 use crate::rig::{Rig, pattern};
 
@@ -72,6 +72,40 @@ pub fn a_send_to_a_dead_peer_fails_once(rig: &mut Rig) {
         assert!([-libc::EPIPE, -libc::ECONNRESET].contains(&outcome), "C1: the outcome was {outcome}");
         rig.settle();
     }
+}
+
+/// C1: a send that `finish` has brought to its end is not reported; what it left to do is done by others.
+pub fn a_finished_send_is_over(rig: &mut Rig) {
+    let streams: Vec<_> = (0..8).map(|_| rig.stream()).collect();
+    let full = streams[0];
+    let mut filled = rig.fill(full);
+    for round in 0..4 {
+        rig.gather();
+        let bytes = pattern(round, 3000);
+        let answers: Vec<_> = streams[1..].iter().map(|stream| rig.send(*stream, &bytes).expect("room")).collect();
+        for (index, (stream, answer)) in streams[1..].iter().zip(answers).enumerate() {
+            if index % 3 == 0 {
+                rig.poll(Wait::Now);
+            }
+            let sent = match rig.finish_send(stream.token) {
+                Some(result) => result,
+                None => rig.outcome(*stream, Ok(answer)),
+            };
+            assert_eq!(rig.drain(stream.peer, 1 << 20), bytes[..sent as usize], "C1: what left is not what arrived");
+            assert_eq!(rig.finish_send(stream.token), None, "C1: one send was finished twice");
+        }
+        // The rig fails at a terminal event of what is over.
+        rig.settle();
+    }
+    rig.gather();
+    let answer = rig.send(full, b"for later").expect("the peer lives");
+    let finished = rig.finish_send(full.token);
+    assert_eq!(finished, None, "C1: a full stream has taken something");
+    let mut received = rig.drain(full.peer, 1 << 20);
+    let sent = rig.outcome(full, Ok(answer));
+    filled.extend(&b"for later"[..sent as usize]);
+    received.extend(rig.drain(full.peer, 1 << 20));
+    assert!(received == filled, "C1: what was not finished must still leave, once");
 }
 
 /// C2: a send that was answered with `Done` is not reported.
