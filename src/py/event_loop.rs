@@ -4,7 +4,6 @@
 //! used instead of asyncio's; everything else is CPython's own code, of the version that runs.
 #![forbid(unsafe_code)]
 
-use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -14,7 +13,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
-use zloop_backends::{Backend, Events, Interest, Kind, Token, Wait, Waker, What, available, open, open_auto};
+use zloop_backends::{Backend, Events, Interest, Kind, Waker, available, open, open_auto};
 
 use super::accept::{self, Listener};
 use super::cell::Guarded;
@@ -112,23 +111,6 @@ impl EventLoop {
         if asleep {
             self.wake();
         }
-    }
-
-    /// Has the backend hand over what it holds, without waiting. Answers what became of the send of `token`, if it has
-    /// ended; everything else is queued as usual.
-    pub fn submit(&self, py: Python<'_>, token: Token) -> io::Result<Option<i32>> {
-        let mut events = Events::with_limit(run::EVENTS);
-        self.state.with(py, |state| {
-            state.backend()?.poll(Wait::Now, &mut events)?;
-            let mut result = None;
-            for event in events.drain() {
-                match event.what {
-                    What::Sent(bytes) if event.token == token => result = Some(bytes),
-                    _ => state.dispatch(py, event),
-                }
-            }
-            Ok(result)
-        })
     }
 
     /// Has the loop flush this transport when the running callback returns.

@@ -73,7 +73,9 @@ impl Turn<'_, '_> {
         let (garbage, ready) = core.state.with(py, |state| {
             let garbage = drop_cancelled(self.types, state);
             let ready = state.sched.ready_len() > 0 && !core.is_stopping();
-            (garbage, ready && !state.slice.is_over(monotonic()))
+            // Sends that the backend holds leave with the next poll.
+            let held = state.backend.as_ref().is_some_and(|backend| backend.in_flight() > 0);
+            (garbage, ready && !held && !state.slice.is_over(monotonic()))
         });
         drop(garbage);
         if ready {

@@ -163,16 +163,12 @@ pub fn flush(conn: Conn<'_, '_>) -> PyResult<()> {
 /// Flushes without leaving bytes to the backend that the kernel would take now: for callers that need to know.
 pub fn settle(conn: Conn<'_, '_>) -> PyResult<()> {
     let core = conn.event_loop.get();
-    core.state.with(conn.py(), |state| state.backend.as_mut().map(|backend| backend.gather(1)));
     flush(conn)?;
     while let Some(token) = conn.state(|state| state.token.filter(|_| state.in_flight)) {
-        match core.submit(conn.py(), token).map_err(|error| errors::os_error(conn.py(), &error))? {
-            Some(result) => {
-                finished(conn, result)?;
-                flush(conn)?;
-            }
-            None => return Ok(()),
-        }
+        let finished = core.state.with(conn.py(), |state| state.backend.as_mut()?.finish(token));
+        let Some(result) = finished else { break };
+        ended(conn, result)?;
+        flush(conn)?;
     }
     // Whoever waits for the last byte is served when the running callback returns.
     let later = conn.state(|state| {
@@ -243,13 +239,13 @@ pub fn writable(conn: Conn<'_, '_>) -> PyResult<()> {
 
 /// A send in flight has ended, with bytes or with a negative errno.
 pub fn sent(conn: Conn<'_, '_>, result: i32) -> PyResult<()> {
-    finished(conn, result)?;
+    ended(conn, result)?;
     flush(conn)?;
     progressed(conn)
 }
 
 /// Takes what a send came to out of the queue.
-fn finished(conn: Conn<'_, '_>, result: i32) -> PyResult<()> {
+fn ended(conn: Conn<'_, '_>, result: i32) -> PyResult<()> {
     let late = conn.state(|state| {
         state.in_flight = false;
         if result > 0 {
