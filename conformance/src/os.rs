@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -174,16 +175,17 @@ fn ignore_loudly() {
     });
 }
 
-/// Runs `in_child` in a forked child and waits for its end; true if it came to one.
+/// Runs `in_child` in a forked child and waits for its end; true if it came to a good one.
 ///
-/// The child must do no more than the contract allows (C13): other threads of the parent may have held locks.
+/// Other threads of the parent may have held locks: the child may rely on the allocator, which survives a fork, and
+/// on little else.
 pub fn in_forked_child(in_child: impl FnOnce()) -> bool {
-    // SAFETY: the child runs `in_child`, which frees memory at most, and exits without running anything else.
+    // SAFETY: the child runs `in_child` and exits without running anything else of the parent's.
     match unsafe { fork() }.expect("a child") {
         ForkResult::Child => {
-            in_child();
+            let outcome = catch_unwind(AssertUnwindSafe(in_child));
             // SAFETY: ends the process; no handler or destructor of the parent's is run.
-            unsafe { libc::_exit(0) }
+            unsafe { libc::_exit(i32::from(outcome.is_err())) }
         }
         ForkResult::Parent { child } => matches!(waitpid(child, None), Ok(WaitStatus::Exited(_, 0))),
     }

@@ -74,6 +74,12 @@ impl Rig {
         })
     }
 
+    /// What is tested.
+    #[must_use]
+    pub fn subject(&self) -> Subject {
+        self.subject
+    }
+
     /// The backend.
     pub fn backend(&mut self) -> &mut dyn Backend {
         &mut **self.backend.as_mut().expect("the backend has not been dropped")

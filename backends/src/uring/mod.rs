@@ -445,3 +445,6 @@ impl Backend for Uring {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

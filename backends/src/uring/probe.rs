@@ -15,7 +15,7 @@ pub(crate) fn reason(error: &io::Error) -> String {
              CONFIG_IO_URING=y",
             release()
         ),
-        Some(libc::EPERM) => forbidden(&read("/proc/sys/kernel/io_uring_disabled"), &read("/proc/self/status")),
+        Some(libc::EPERM) => forbidden(&read("/proc/sys/kernel/io_uring_disabled"), &read("/proc/thread-self/status")),
         Some(libc::EACCES) => "a security module (SELinux, AppArmor) forbids it; its log tells which rule".into(),
         Some(libc::ENOMEM) => {
             "the kernel is out of memory for it, or the limit of locked memory is too low (ulimit -l, \

@@ -77,6 +77,11 @@ impl Ring {
         self.owner == Some(this_thread())
     }
 
+    #[cfg(test)]
+    pub(super) fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        std::os::fd::AsRawFd::as_raw_fd(&self.kernel)
+    }
+
     /// What is used of this kernel.
     pub(super) fn features(&self) -> Vec<&'static str> {
         let mut features = vec!["single issuer", "deferred task work"];

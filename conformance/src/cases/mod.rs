@@ -87,6 +87,7 @@ macro_rules! for_each_case {
             C12 overlap::a_second_send_in_flight_is_caught,
             C12 overlap::sends_one_after_another_keep_their_order,
             C13 fork::a_child_that_drops_its_copy_disturbs_nothing,
+            C13 fork::a_child_can_have_a_backend_of_its_own,
             C14 quiesce::nothing_is_in_flight_after_quiesce,
             C14 quiesce::quiesce_gives_way_to_a_full_list,
             C14 quiesce::a_backend_goes_on_after_quiesce,

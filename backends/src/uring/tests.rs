@@ -1,0 +1,153 @@
+//! What the conformance suite cannot see: what the kernel keeps, and what happens beyond the ring's capacity.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use super::*;
+
+/// A ring, or a line that says why there is none. (Past the test harness, which swallows what passing tests print.)
+fn opened() -> Option<Uring> {
+    let opened = Uring::open();
+    if let Err(error) = &opened {
+        let _ = writeln!(std::io::stderr(), "skipped: no io_uring: {}", probe::reason(error));
+    }
+    opened.ok()
+}
+
+/// How many polls the kernel keeps for this ring, and how many completions it could not deliver.
+fn kept(uring: &Uring) -> (usize, usize) {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", uring.ring.as_raw_fd())).unwrap();
+    let after = |title: &str| info.split(title).nth(1).unwrap_or_default().to_owned();
+    let polls = after("PollList:").lines().skip(1).take_while(|line| line.trim().starts_with("op=")).count();
+    let lost =
+        after("CqOverflowList:").lines().skip(1).take_while(|line| line.trim().starts_with("user_data=")).count();
+    (polls, lost)
+}
+
+fn settle(uring: &mut Uring) -> Vec<Event> {
+    let mut events = Events::with_limit(4096);
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        uring.poll(Wait::Now, &mut events).unwrap();
+        all.extend(events.drain());
+    }
+    all
+}
+
+#[test]
+fn the_kernel_keeps_one_poll_for_each_file_and_none_for_the_forgotten() {
+    let Some(mut uring) = opened() else { return };
+    let pairs: Vec<_> = (0..20).map(|_| UnixStream::pair().unwrap()).collect();
+    for _ in 0..50 {
+        for (slot, (ours, theirs)) in pairs.iter().enumerate() {
+            let token = Token::new(slot as u32, 0);
+            match slot % 2 {
+                0 => uring.attach(ours.as_raw_fd(), token).unwrap(),
+                _ => uring.watch(ours.as_raw_fd(), token, Interest::READ).unwrap(),
+            }
+            uring.rearm(token, Interest::WRITE).unwrap();
+            (&*theirs).write_all(b"x").unwrap();
+        }
+        settle(&mut uring);
+        for (ours, _) in &pairs {
+            (&*ours).read_exact(&mut [0]).unwrap();
+        }
+        settle(&mut uring);
+        assert_eq!(kept(&uring), (pairs.len() + 1, 0));
+        for slot in 0..pairs.len() {
+            uring.forget(Token::new(slot as u32, 0));
+        }
+        assert_eq!(kept(&uring), (1, 0), "the doorbell's alone");
+    }
+}
+
+#[test]
+fn thousands_of_sends_beside_a_far_deadline_leave_nothing_behind() {
+    let Some(mut uring) = opened() else { return };
+    let pairs: Vec<_> = (0..4).map(|_| UnixStream::pair().unwrap()).collect();
+    for (slot, (ours, theirs)) in pairs.iter().enumerate() {
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        uring.attach(ours.as_raw_fd(), Token::new(slot as u32, 0)).unwrap();
+    }
+    let mut events = Events::with_limit(64);
+    for _ in 0..5000 {
+        uring.gather(pairs.len());
+        for slot in 0..pairs.len() {
+            // SAFETY: a literal lives for ever.
+            let sent = unsafe { uring.send(Token::new(slot as u32, 0), &[IoSlice::new(b"ping")]) };
+            assert_eq!(sent.unwrap(), Sent::Pending);
+        }
+        while uring.in_flight() > 0 {
+            uring.poll(Wait::For(Duration::from_secs(3600)), &mut events).unwrap();
+            events.clear();
+        }
+        for (_, theirs) in &pairs {
+            (&*theirs).read_exact(&mut [0; 4]).unwrap();
+        }
+    }
+    assert_eq!(kept(&uring), (pairs.len() + 1, 0));
+    assert!(uring.flights.is_empty() && uring.queued.is_empty() && uring.to_arm.is_empty());
+    assert!(uring.backlog.capacity() < 64 && uring.to_arm.capacity() < 64, "a list has grown");
+}
+
+#[test]
+fn more_sends_than_the_queue_has_room_for_all_leave() {
+    let Some(mut uring) = opened() else { return };
+    let pairs: Vec<_> = (0..700).map(|_| UnixStream::pair().unwrap()).collect();
+    for (slot, (ours, _)) in pairs.iter().enumerate() {
+        ours.set_nonblocking(true).unwrap();
+        uring.attach(ours.as_raw_fd(), Token::new(slot as u32, 0)).unwrap();
+    }
+    uring.gather(pairs.len());
+    for slot in 0..pairs.len() {
+        // SAFETY: a literal lives for ever.
+        let sent = unsafe { uring.send(Token::new(slot as u32, 0), &[IoSlice::new(b"pi"), IoSlice::new(b"ng")]) };
+        assert_eq!(sent.unwrap(), Sent::Pending);
+    }
+    let ended = settle(&mut uring).into_iter().filter(|event| event.what == What::Sent(4)).count();
+    assert_eq!(ended, pairs.len());
+    for (_, theirs) in &pairs {
+        let mut bytes = [0; 4];
+        (&*theirs).read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"ping");
+    }
+}
+
+#[test]
+fn more_completions_than_fit_are_delivered_all_the_same() {
+    let Some(mut uring) = opened() else { return };
+    // Every ring of a doorbell that nobody reads is a completion.
+    let doorbell = nix::sys::eventfd::EventFd::new().unwrap();
+    uring.attach(doorbell.as_raw_fd(), Token::new(0, 0)).unwrap();
+    settle(&mut uring);
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    uring.attach(ours.as_raw_fd(), Token::new(1, 0)).unwrap();
+    settle(&mut uring);
+    let mut seen = 0;
+    for round in 0..5000 {
+        doorbell.write(1).unwrap();
+        // Runs the kernel's deferred work, and takes nothing.
+        uring.ring.enter(Wait::Now).unwrap();
+        if round == 4500 {
+            theirs.write_all(b"x").unwrap();
+        }
+    }
+    for _ in 0..10 {
+        seen += settle(&mut uring).iter().filter(|event| event.token == Token::new(1, 0)).count();
+    }
+    assert!(seen > 0, "what overflowed is lost");
+    assert_eq!(kept(&uring), (3, 0), "an overflow has ended a poll for good");
+}
+
+#[test]
+fn fifty_rings_fit_into_the_limits_of_a_process() {
+    let Some(first) = opened() else { return };
+    let mut rings: Vec<_> = (1..50).map(|_| Uring::open().unwrap()).chain([first]).collect();
+    let mut events = Events::with_limit(8);
+    for uring in &mut rings {
+        uring.waker().wake();
+        uring.poll(Wait::Forever, &mut events).unwrap();
+    }
+}
