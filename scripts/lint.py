@@ -14,6 +14,7 @@ DENY = ["--", "--deny", "warnings"]
 
 # clippy goes package by package: in one run cargo would unify their features.
 CHECKS = {
+    "Cargo.lock is up to date": ["cargo", "fetch", "--locked", "--quiet"],
     "rustfmt": ["cargo", "fmt", "--all", "--check"],
     "clippy, backends": [*CLIPPY, "--package", "zloop-backends", *DENY],
     "clippy, zloop": [*CLIPPY, "--package", "zloop", *DENY],
