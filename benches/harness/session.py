@@ -40,7 +40,7 @@ KIB = 1024
 
 def timing(options: argparse.Namespace) -> Timing:
     """Return how long measurements last."""
-    duration = options.duration or (0.5 if options.quick else 1.5)
+    duration = options.duration or (0.4 if options.quick else 1.5)
     return Timing(
         warmup=min(0.3, duration / 3), duration=duration, operation=0.03 if options.quick else 0.2
     )
@@ -74,6 +74,7 @@ class Session:
         self.todo = [(work, [NATIVE, *loops] if work.has_ceiling else loops) for work in todo]
         self.total = rounds * sum(len(loops) for _, loops in self.todo)
         # On a machine that is never quiet, repeating disturbed samples must come to an end.
+        self.failed: set[tuple[Workload, str]] = set()
         self.repeats_left = max(3, self.total // 10)
 
     def measure(self) -> None:
@@ -99,7 +100,7 @@ class Session:
 
     def measure_once(self, work: Workload, loop: str) -> None:
         """Measure one loop once, and once more if something disturbed that."""
-        if loop in self.results.row(work.group, work.title).trouble:
+        if (work, loop) in self.failed:
             return
         try:
             rows = work.measure(self.bench, loop)
@@ -109,6 +110,7 @@ class Session:
                 self.repeats_left -= 1
                 self.keep(work, loop, work.measure(self.bench, loop))
         except RunError as error:
+            self.failed.add((work, loop))
             self.results.row(work.group, work.title).trouble[loop] = str(error)
 
     def keep(self, work: Workload, loop: str, rows: dict[str, Metrics | str]) -> None:
