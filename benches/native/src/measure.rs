@@ -221,21 +221,21 @@ mod tests {
 
     #[test]
     fn only_the_window_counts() {
-        let mut recorder = Recorder::start(plan(5, 5));
+        let mut recorder = Recorder::start(plan(200, 200));
         recorder.record(Duration::from_micros(1));
         assert_eq!(recorder.stage(Instant::now()), Stage::Warmup);
-        std::thread::sleep(Duration::from_millis(6));
+        std::thread::sleep(Duration::from_millis(201));
         assert_eq!(recorder.stage(Instant::now()), Stage::Window);
         recorder.record(Duration::from_micros(100));
         recorder.record(Duration::from_micros(300));
-        std::thread::sleep(Duration::from_millis(6));
+        std::thread::sleep(Duration::from_millis(201));
         assert_eq!(recorder.stage(Instant::now()), Stage::Drain);
         recorder.record(Duration::from_micros(900));
         let report = recorder.report().unwrap();
         assert_eq!(report.requests, 2);
         assert!((report.latency_us.p50 - 100.0).abs() < 1.0, "{report:?}");
         assert!((report.latency_us.max - 300.0).abs() < 1.0, "{report:?}");
-        assert!(report.seconds >= 0.005, "{report:?}");
+        assert!(report.seconds >= 0.2, "{report:?}");
     }
 
     #[test]

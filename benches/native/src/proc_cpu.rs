@@ -57,7 +57,9 @@ mod tests {
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(100) {}
         let burnt = Usage::of_process(pid).expect("still here") - before;
-        assert!(burnt.ran > Duration::from_millis(30), "only {burnt:?}");
+        assert!(burnt.ran > Duration::ZERO, "{burnt:?}");
+        // However busy the machine, a thread that wants to run either runs or waits.
+        assert!(burnt.ran + burnt.waited > Duration::from_millis(90), "only {burnt:?}");
     }
 
     #[test]
