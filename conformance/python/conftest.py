@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import ssl
+import threading
 
 import pytest
 import trustme
@@ -59,6 +60,21 @@ def pytest_collection_finish(session):
     # What is alive by now stays: collecting after each test is cheap without it.
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish(session, exitstatus):
+    session.config.zloop_exit_status = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config):
+    """Threads that a failed test left blocked must not keep the process from ending."""
+    stuck = [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
+    for thread in stuck:
+        thread.join(2)
+    if any(thread.is_alive() for thread in stuck):
+        print(f"threads left blocked: {[t.name for t in stuck if t.is_alive()]}", flush=True)
+        os._exit(getattr(config, "zloop_exit_status", 1) or 1)
 
 
 @pytest.fixture(autouse=True)
