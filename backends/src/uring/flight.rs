@@ -22,9 +22,7 @@ pub(super) struct Flight {
     pub(super) stage: Stage,
     pub(super) cancelled: bool,
     fd: RawFd,
-    slices: Vec<libc::iovec>,
-    /// The first slice that is not through.
-    first: usize,
+    slices: Slices,
     sent: usize,
     left: usize,
     header: libc::msghdr,
@@ -47,20 +45,17 @@ pub(super) enum Stage {
 
 impl Flight {
     pub(super) fn new(token: Token, fd: RawFd, bufs: &[IoSlice<'_>]) -> Self {
-        let slices: Vec<_> = bufs
-            .iter()
-            .map(|buf| libc::iovec { iov_base: buf.as_ptr().cast_mut().cast(), iov_len: buf.len() })
-            .collect();
-        let left = slices.iter().map(|slice| slice.iov_len).sum();
+        let left = bufs.iter().map(|buf| buf.len()).sum();
+        let slices = Slices::new(bufs);
         // SAFETY: all zero is a valid message: no name, no slices, no control data.
         let header = unsafe { MaybeUninit::zeroed().assume_init() };
-        Self { token, stage: Stage::Queued, cancelled: false, fd, slices, first: 0, sent: 0, left, header }
+        Self { token, stage: Stage::Queued, cancelled: false, fd, slices, sent: 0, left, header }
     }
 
     /// The request for what is left.
     pub(super) fn request(&mut self, tag: Tag) -> squeue::Entry {
         self.stage = Stage::Submitted;
-        match &mut self.slices[self.first..] {
+        match self.slices.rest_mut() {
             [only] => sqe::send(self.fd, only, tag),
             several => {
                 self.header.msg_iov = several.as_mut_ptr();
@@ -72,7 +67,7 @@ impl Flight {
 
     /// Tries what is left at once; the result if the send is over.
     pub(super) fn resume(&mut self) -> Option<i32> {
-        let rest = &self.slices[self.first..];
+        let rest = self.slices.rest();
         // SAFETY: `iovec` has the layout of `IoSlice`, and the caller of `Backend::send` keeps the bytes valid.
         let rest = unsafe { std::slice::from_raw_parts(rest.as_ptr().cast::<IoSlice<'_>>(), rest.len()) };
         match attempt::send(self.fd, rest) {
@@ -105,15 +100,41 @@ impl Flight {
     fn skip(&mut self, mut count: usize) {
         self.sent += count;
         self.left -= count;
-        while let Some(slice) = self.slices.get_mut(self.first).filter(|slice| slice.iov_len <= count) {
+        while let Some(slice) = self.slices.rest().first().filter(|slice| slice.iov_len <= count) {
             count -= slice.iov_len;
-            self.first += 1;
+            self.slices.first += 1;
         }
-        if let Some(slice) = self.slices.get_mut(self.first) {
+        if let Some(slice) = self.slices.rest_mut().first_mut() {
             // Wrapping: the pointer stays inside its slice.
             slice.iov_base = slice.iov_base.wrapping_byte_add(count);
             slice.iov_len -= count;
         }
+    }
+}
+
+/// What is to be sent; nearly always one slice, which needs no allocation.
+#[derive(Debug)]
+struct Slices {
+    one: [libc::iovec; 1],
+    /// All of them, if there are more.
+    several: Vec<libc::iovec>,
+    /// The first that is not through.
+    first: usize,
+}
+
+impl Slices {
+    fn new(bufs: &[IoSlice<'_>]) -> Self {
+        let part = |buf: &IoSlice<'_>| libc::iovec { iov_base: buf.as_ptr().cast_mut().cast(), iov_len: buf.len() };
+        let several = if bufs.len() > 1 { bufs.iter().map(part).collect() } else { Vec::new() };
+        Self { one: [part(&bufs[0])], several, first: 0 }
+    }
+
+    fn rest(&self) -> &[libc::iovec] {
+        if self.several.is_empty() { &self.one[self.first..] } else { &self.several[self.first..] }
+    }
+
+    fn rest_mut(&mut self) -> &mut [libc::iovec] {
+        if self.several.is_empty() { &mut self.one[self.first..] } else { &mut self.several[self.first..] }
     }
 }
 
@@ -127,7 +148,7 @@ mod tests {
     }
 
     fn rest(flight: &Flight) -> Vec<u8> {
-        let slices = flight.slices[flight.first..].iter();
+        let slices = flight.slices.rest().iter();
         // SAFETY: the slices are parts of literals.
         slices
             .flat_map(|s| unsafe { std::slice::from_raw_parts(s.iov_base.cast::<u8>(), s.iov_len) })
