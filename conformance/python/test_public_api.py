@@ -82,8 +82,9 @@ def test_the_environment_chooses(zloop, loop_factory, monkeypatch):
     monkeypatch.setenv("ZLOOP_BACKEND", loop_factory.backend)
     for make in (zloop.new_event_loop, zloop.Loop):
         loop = make()
-        assert loop.backend == loop_factory.backend
+        backend = loop.backend
         loop.close()
+        assert backend == loop_factory.backend
 
 
 def test_the_argument_beats_the_environment(zloop, loop_factory, monkeypatch):
