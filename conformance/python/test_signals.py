@@ -32,30 +32,39 @@ def test_a_handler_is_effective_when_the_call_returns(loop, run):
     assert run(main()) == ["one"]
 
 
-def test_a_handler_wakes_an_idle_loop(loop):
-    delays = []
-    sent = 0
+def signal_idle_loop(loop, count=5):
+    """Send SIGUSR1 to an idle loop, several times; ``arrived`` of the result is to be called by the handler."""
+    main = threading.get_ident()
+    delays, sent = [], []
+    done = threading.Event()
+
+    def arrived(*_):
+        delays.append(time.monotonic() - sent[-1])
+        done.set()
 
     def work():
-        nonlocal sent
-        time.sleep(0.02)
-        sent = time.monotonic()
-        signal.pthread_kill(main, USR1)
+        for _ in range(count):
+            done.clear()
+            time.sleep(0.01)  # the loop is asleep by now
+            sent.append(time.monotonic())
+            signal.pthread_kill(main, USR1)
+            done.wait(5)
+        loop.call_soon_threadsafe(loop.stop)
 
-    def handler():
-        delays.append(time.monotonic() - sent)
-        loop.stop()
-
-    main = threading.get_ident()
-    loop.add_signal_handler(USR1, handler)
-    far = loop.call_later(60, pytest.fail)
     thread = threading.Thread(target=work)
+    return arrived, thread, delays
+
+
+def test_a_handler_wakes_an_idle_loop(loop):
+    arrived, thread, delays = signal_idle_loop(loop)
+    loop.add_signal_handler(USR1, arrived)
+    far = loop.call_later(60, pytest.fail)
     thread.start()
     loop.run_forever()
     thread.join()
     far.cancel()
     loop.remove_signal_handler(USR1)
-    assert delays[0] < 0.05
+    assert sorted(delays)[2] < 0.02, delays
 
 
 def test_the_handler_runs_as_a_callback(loop):
@@ -246,26 +255,17 @@ def test_a_wakeup_fd_of_the_user_survives_a_run(loop):
 
 def test_handlers_of_signal_signal_run_while_idle(loop):
     """Python-level handlers run promptly although the loop sleeps in native code."""
-    delays = []
-    old = signal.signal(USR1, lambda *args: delays.append(time.monotonic() - sent))
-    sent = 0
-
-    def work():
-        nonlocal sent
-        time.sleep(0.02)
-        sent = time.monotonic()
-        signal.pthread_kill(main, USR1)
-
-    main = threading.get_ident()
-    thread = threading.Thread(target=work)
+    arrived, thread, delays = signal_idle_loop(loop)
+    old = signal.signal(USR1, arrived)
+    far = loop.call_later(60, pytest.fail)
     thread.start()
     try:
-        loop.call_later(0.15, loop.stop)
         loop.run_forever()
     finally:
         signal.signal(USR1, old)
         thread.join()
-    assert len(delays) == 1 and delays[0] < 0.05
+    far.cancel()
+    assert sorted(delays)[2] < 0.02, delays
 
 
 def test_an_exception_in_a_python_handler_leaves_the_loop_usable(loop):
@@ -324,14 +324,33 @@ threading.Thread(target=interrupt).start()
 """
 VERDICT = """
 delay = time.monotonic() - sent
-assert delay < 0.05, delay
 assert asyncio._get_running_loop() is None
 print("interrupted", flush=True)
+print(delay, file=sys.stderr)
 """
 
 
-def test_ctrl_c_during_a_sleep(script):
-    done = script(
+@pytest.fixture
+def interrupted(script):
+    """``interrupted(code)``: the output of a script that ends with its delay on standard error.
+
+    The delay must be below 50 ms in one of three tries: the machine may be busy.
+    """
+
+    def interrupted(code):
+        delays = []
+        for _ in range(3):
+            done = script(code)
+            delays.append(float(done.stderr))
+            if delays[-1] < 0.05:
+                return done
+        raise AssertionError(f"interrupted too late: {delays}")
+
+    return interrupted
+
+
+def test_ctrl_c_during_a_sleep(interrupted):
+    done = interrupted(
         CTRL_C + "loop = new_event_loop()\n"
         "try:\n"
         "    loop.run_until_complete(asyncio.sleep(4))\n"
@@ -345,9 +364,9 @@ def test_ctrl_c_during_a_sleep(script):
 
 
 @pytest.mark.parametrize("timer", [0, 3.5], ids=["no timer", "far timer"])
-def test_ctrl_c_under_a_runner(script, timer):
+def test_ctrl_c_under_a_runner(interrupted, timer):
     """Runner's own Python-level SIGINT handler must run while the loop sleeps."""
-    done = script(
+    done = interrupted(
         CTRL_C + "async def main():\n"
         f"    if {timer}: asyncio.get_running_loop().call_later({timer}, print)\n"
         "    await asyncio.get_running_loop().create_future()\n"
@@ -381,9 +400,9 @@ def test_ctrl_c_cancels_the_main_task_of_a_runner(script):
     assert done.stdout == "cleaned up\ninterrupted\n"
 
 
-def test_ctrl_c_in_a_busy_loop(script):
+def test_ctrl_c_in_a_busy_loop(interrupted):
     """Callbacks that reschedule themselves for ever can be interrupted."""
-    done = script(
+    done = interrupted(
         CTRL_C + "loop = new_event_loop()\n"
         "def busy(): loop.call_soon(busy)\n"
         "loop.call_soon(busy)\n"
@@ -395,8 +414,8 @@ def test_ctrl_c_in_a_busy_loop(script):
     assert done.stdout == "interrupted\n"
 
 
-def test_ctrl_c_with_a_sigint_handler_on_the_loop(script):
-    done = script(
+def test_ctrl_c_with_a_sigint_handler_on_the_loop(interrupted):
+    done = interrupted(
         CTRL_C + "loop = new_event_loop()\n"
         "loop.add_signal_handler(signal.SIGINT, loop.stop)\n"
         "loop.run_forever()\n" + VERDICT + "loop.close()\n"
@@ -404,9 +423,9 @@ def test_ctrl_c_with_a_sigint_handler_on_the_loop(script):
     assert done.stdout == "interrupted\n"
 
 
-def test_ctrl_c_of_a_loop_with_connections(script):
+def test_ctrl_c_of_a_loop_with_connections(interrupted):
     """Interrupted between reads: afterwards the data is still there."""
-    done = script(
+    done = interrupted(
         CTRL_C + "import socket\n"
         "one, two = socket.socketpair()\n"
         "one.setblocking(False)\n"

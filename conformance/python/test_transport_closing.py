@@ -292,12 +292,7 @@ def test_writes_after_connection_lost_are_dropped_with_a_warning(compare):
                 await protocol.lost
                 for _ in range(10):
                     assert transport.write(b"dropped") is None
-                results = [
-                    outcome(lambda: transport.writelines([b"a"])),
-                    transport.get_write_buffer_size(),
-                ]
-                results.append(outcome(transport.write_eof))
-                return results
+                return [transport.get_write_buffer_size(), outcome(transport.write_eof)]
 
         try:
             return loop.run_until_complete(main()), records
@@ -306,6 +301,18 @@ def test_writes_after_connection_lost_are_dropped_with_a_warning(compare):
 
     _, records = compare(scenario)
     assert set(records) == {"socket.send() raised exception."}
+
+
+@pytest.mark.zloop_only("asyncio of Python 3.12 fails in writelines on a lost connection")
+def test_writelines_after_connection_lost_is_dropped(run):
+    async def main():
+        async with piped() as (transport, protocol, _):
+            transport.abort()
+            await protocol.lost
+            transport.writelines([b"dropped"])
+            assert transport.get_write_buffer_size() == 0
+
+    run(main())
 
 
 METHODS = [
