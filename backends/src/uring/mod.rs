@@ -1,11 +1,13 @@
 //! io_uring (Linux 6.1 or newer): the sends of a turn leave together, in the one call that also waits.
 //!
 //! * A stream is polled for reading by one request that reports edges until it is removed; receiving is the caller's,
-//!   with plain system calls, as on every backend. Room to write is polled for by a request of its own, once for each
-//!   time that the stream was full.
+//!   with plain system calls, as on every backend. Room to write is polled for by another one, from the first time on
+//!   that the stream was full.
 //! * A watch is polled by a request that reports once and is armed again for the next wait; what is still ready then
-//!   reports at once. That is level-triggered, for no system call more.
-//! * A send that was [gathered](Backend::gather) and is small is queued and handed over with the others ([`flight`]).
+//!   reports at once. That is level-triggered, for no system call more. But every poll also reports a peer that sends
+//!   no more, whether asked to or not: a watch for room would then be armed for ever in vain, so until there is room
+//!   it is polled for edges.
+//! * A send that was [gathered](Backend::gather) and is small is queued and handed over with the others (`flight.rs`).
 //!   A lone or large one is attempted on the spot: there is nothing to save, and its bytes are still in the cache.
 //!
 //! The ring belongs to the thread that polls: it is made disabled, taken by the first [`bind`](Backend::bind), and
@@ -58,7 +60,7 @@ pub struct Uring {
 struct File {
     fd: RawFd,
     role: Role,
-    /// The serial numbers of its polls in the kernel: of a watch or for reading, and for room to write.
+    /// The serial numbers of its polls in the kernel: the main one, and the one for edges of room.
     armed: [Serial; 2],
     /// Its send in flight.
     flight: Option<Token>,
@@ -73,9 +75,9 @@ enum Role {
 /// Which of a file's two polls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Direction {
-    /// What a watch waits for, or a stream's bytes to read.
+    /// What a watch waits for, once, or edges of a stream's bytes to read.
     Main = 0,
-    /// A stream's room to write.
+    /// Edges of room to write.
     Room = 1,
 }
 
@@ -108,22 +110,26 @@ impl Uring {
 
     /// Ends a file's polls; true if there were any. The requests leave with the next call.
     fn disarm(&mut self, token: Token) -> bool {
-        let Some(file) = self.files.get_mut(token) else { return false };
-        let armed = std::mem::replace(&mut file.armed, [Serial::NONE; 2]);
-        let armed = armed.into_iter().filter(|serial| *serial != Serial::NONE);
-        if !self.ring.is_ours() && armed.clone().next().is_some() {
+        let armed = self.files.get(token).is_some_and(|file| file.armed != [Serial::NONE; 2]);
+        if armed && !self.ring.is_ours() {
             // Only the ring's own thread could end them, so all of them end with the ring.
             self.give_up_ring();
-            return true;
+        } else if armed {
+            self.end_poll(token, Direction::Main);
+            self.end_poll(token, Direction::Room);
         }
-        let mut any = false;
-        for serial in armed {
-            // SAFETY: the request points to nothing.
-            let pushed = unsafe { self.ring.push(&sqe::remove_poll(Tag::Poll(token.slot(), serial))) };
-            debug_assert!(pushed.is_ok(), "no room to remove a poll");
-            any = true;
+        armed
+    }
+
+    fn end_poll(&mut self, token: Token, direction: Direction) {
+        let Some(file) = self.files.get_mut(token) else { return };
+        let serial = std::mem::replace(&mut file.armed[direction as usize], Serial::NONE);
+        if serial == Serial::NONE {
+            return;
         }
-        any
+        // SAFETY: the request points to nothing.
+        let pushed = unsafe { self.ring.push(&sqe::remove_poll(Tag::Poll(token.slot(), serial))) };
+        debug_assert!(pushed.is_ok(), "no room to remove a poll");
     }
 
     /// Leaves the ring to the kernel, which ends its polls. All files are armed anew by the next wait.
@@ -175,9 +181,9 @@ impl Uring {
             *armed = self.serial;
             let tag = Tag::Poll(token.slot(), self.serial);
             let request = match (file.role, direction) {
-                (Role::Stream, Direction::Main) => sqe::poll_stream(file.fd, tag),
-                (Role::Stream, Direction::Room) => sqe::poll_once(file.fd, Interest::WRITE, tag),
-                (Role::Watch(interest), _) => sqe::poll_once(file.fd, interest, tag),
+                (Role::Stream, Direction::Main) => sqe::poll_edges(file.fd, Interest::READ, tag),
+                (Role::Watch(interest), Direction::Main) => sqe::poll_once(file.fd, interest, tag),
+                (_, Direction::Room) => sqe::poll_edges(file.fd, Interest::WRITE, tag),
             };
             // SAFETY: the request points to nothing.
             unsafe { self.ring.push(&request) }?;
@@ -242,18 +248,32 @@ impl Uring {
             0 => Direction::Main,
             _ => Direction::Room,
         };
-        // A poll that failed leaves the fd to the caller, who learns the reason when it is used.
-        let ready = if result < 0 { Interest::BOTH | Interest::CLOSED } else { sqe::ready(result) };
         if !more {
             file.armed[direction as usize] = Serial::NONE;
-            if direction == Direction::Main && (result >= 0 || result == -libc::ECANCELED) {
-                self.to_arm.push((token, direction));
-            }
         }
-        if let Some(key) = file.flight.filter(|_| ready.contains(Interest::WRITE)) {
+        let asked = match (file.role, direction) {
+            (Role::Watch(interest), Direction::Main) => interest,
+            (Role::Stream, Direction::Main) => Interest::READ,
+            (_, Direction::Room) => Interest::WRITE,
+        };
+        // A poll that failed leaves the fd to the caller, who learns the reason when it is used.
+        let failed = result < 0 && result != -libc::ECANCELED;
+        let ready = if failed { Interest::BOTH | Interest::CLOSED } else { sqe::ready(result.max(0)) };
+        let (flight, role, fruitful) = (file.flight, file.role, !(ready & asked).is_empty());
+        match (role, direction, fruitful) {
+            _ if failed => {}
+            (Role::Watch(_), Direction::Main, false) if result > 0 => self.to_arm.push((token, Direction::Room)),
+            (Role::Watch(_), Direction::Room, true) => {
+                self.end_poll(token, Direction::Room);
+                self.to_arm.push((token, Direction::Main));
+            }
+            _ if !more => self.to_arm.push((token, direction)),
+            _ => {}
+        }
+        if let Some(key) = flight.filter(|_| ready.contains(Interest::WRITE)) {
             self.resume(token, key);
         }
-        Some(Event { token, what: What::Ready(ready) })
+        fruitful.then_some(Event { token, what: What::Ready(ready) })
     }
 
     /// Goes on with a send that was blocked, now that there is room.

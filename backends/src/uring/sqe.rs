@@ -56,22 +56,27 @@ impl Tag {
     }
 }
 
-/// Reports whenever something has come for a stream, until it is removed.
-pub(super) fn poll_stream(fd: RawFd, tag: Tag) -> squeue::Entry {
-    let flags = libc::POLLIN | libc::POLLRDHUP;
-    opcode::PollAdd::new(Fd(fd), flags as u32).multi(true).build().user_data(tag.to_bits())
+/// Reports whenever a direction turns ready, and at first if it is, until it is removed. The kernel adds hang-ups,
+/// errors and the end of what the peer sends.
+pub(super) fn poll_edges(fd: RawFd, interest: Interest, tag: Tag) -> squeue::Entry {
+    opcode::PollAdd::new(Fd(fd), flags(interest)).multi(true).build().user_data(tag.to_bits())
 }
 
-/// Reports once; at once if the condition holds. Armed again for each wait, that is level-triggered.
+/// Reports once; at once if the condition holds. Armed again for each wait, that is level-triggered. The kernel adds
+/// the same as above.
 pub(super) fn poll_once(fd: RawFd, interest: Interest, tag: Tag) -> squeue::Entry {
+    opcode::PollAdd::new(Fd(fd), flags(interest)).build().user_data(tag.to_bits())
+}
+
+fn flags(interest: Interest) -> u32 {
     let mut flags = 0;
     if interest.contains(Interest::READ) {
-        flags |= libc::POLLIN;
+        flags |= libc::POLLIN | libc::POLLRDHUP;
     }
     if interest.contains(Interest::WRITE) {
         flags |= libc::POLLOUT;
     }
-    opcode::PollAdd::new(Fd(fd), flags as u32).build().user_data(tag.to_bits())
+    flags as u32
 }
 
 /// Reports every ring of the doorbell, which is never read.

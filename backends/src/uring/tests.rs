@@ -36,7 +36,7 @@ fn settle(uring: &mut Uring) -> Vec<Event> {
 }
 
 #[test]
-fn the_kernel_keeps_one_poll_for_each_file_and_none_for_the_forgotten() {
+fn the_kernel_keeps_few_polls_for_each_file_and_none_for_the_forgotten() {
     let Some(mut uring) = opened() else { return };
     let pairs: Vec<_> = (0..20).map(|_| UnixStream::pair().unwrap()).collect();
     for _ in 0..50 {
@@ -54,7 +54,8 @@ fn the_kernel_keeps_one_poll_for_each_file_and_none_for_the_forgotten() {
             (&*ours).read_exact(&mut [0]).unwrap();
         }
         settle(&mut uring);
-        assert_eq!(kept(&uring), (pairs.len() + 1, 0));
+        // One for each watch, two for each stream that was full once, and the doorbell's.
+        assert_eq!(kept(&uring), (pairs.len() / 2 * 3 + 1, 0));
         for slot in 0..pairs.len() {
             uring.forget(Token::new(slot as u32, 0));
         }

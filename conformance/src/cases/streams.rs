@@ -67,6 +67,32 @@ pub fn a_rearmed_stream_reports_that_it_has_room(rig: &mut Rig) {
     }
 }
 
+/// C6: a peer that sends no more may still read; room to write is reported to whoever waits for it meanwhile.
+pub fn a_half_closed_stream_still_reports_room(rig: &mut Rig) {
+    for family in rig.families() {
+        for drained in [false, true] {
+            let stream = rig.stream_of(*family);
+            rig.settle();
+            rig.fill(stream);
+            rig.rearm(stream.token, Interest::WRITE);
+            rig.settle();
+            rig.world().write(stream.peer, b"last words").expect("room");
+            rig.world().shutdown_write(stream.peer).expect("an open fd");
+            rig.until_seen(stream.token, Interest::READ);
+            if drained {
+                rig.drain(stream.fd, 1000);
+            }
+            rig.settle();
+            rig.until("C6: room to write", |rig| {
+                rig.drain(stream.peer, 1 << 20);
+                rig.seen(stream.token).contains(Interest::WRITE)
+            });
+            rig.send_all(stream, b"still writing");
+            rig.forget(stream.token);
+        }
+    }
+}
+
 /// C6: a reader that goes on after `CLOSED` until it gets nothing, and rearms after a short read otherwise, comes to
 /// the end of the stream; whether the end came with the bytes, before `attach` or later.
 pub fn a_stream_is_read_to_its_end(rig: &mut Rig) {

@@ -49,6 +49,41 @@ pub fn a_wait_for_ever_lasts_until_something_happens(rig: &mut Rig) {
     }
 }
 
+/// C9: a watch for room to write sleeps though the peer sends no more, wakes when there is room, and sleeps again.
+pub fn a_half_closed_peer_keeps_no_writer_busy(rig: &mut Rig) {
+    for family in rig.families() {
+        let (fd, peer) = rig.world().pair(*family);
+        let token = rig.watch(fd, Interest::WRITE);
+        rig.settle();
+        rig.world().shutdown_write(peer).expect("an open fd");
+        for _ in 0..2 {
+            // The peer's kernel may still move bytes, and so make room.
+            let full = (0..200).any(|_| rig.world().write(fd, &[1; 100_000]).is_err() && sleeps(rig));
+            assert!(full, "C9: a full stream is reported again and again");
+            rig.unsee(token);
+            rig.until("C6: room to write", |rig| {
+                rig.drain(peer, 1 << 20);
+                rig.seen(token).contains(Interest::WRITE)
+            });
+            for _ in 0..3 {
+                rig.unsee(token);
+                rig.until_seen(token, Interest::WRITE);
+            }
+        }
+        rig.forget(token);
+    }
+}
+
+/// Whether a few waits in a row last about as long as they should; one may end early because something moved inside.
+fn sleeps(rig: &mut Rig) -> bool {
+    let pause = Duration::from_millis(4);
+    let before = rig.world().now();
+    let quiet = (0..10).all(|_| rig.poll(Wait::For(pause)).is_empty());
+    let took = rig.world().now() - before;
+    assert!(!quiet || took >= 5 * pause, "C9: ten waits of {pause:?} with nothing to report took {took:?}");
+    quiet
+}
+
 /// C9: a stream that was reported and is left alone (nothing was read, nothing is rearmed) does not keep a loop busy.
 pub fn what_was_reported_does_not_cut_the_next_wait_short(rig: &mut Rig) {
     for family in rig.families() {
