@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyTuple};
 use pyo3::{PyErr, ffi};
 
 // Part of CPython's C API in every version that zloop runs on, but not among PyO3's declarations.
@@ -31,6 +31,18 @@ pub fn in_context<R>(context: &Bound<'_, PyAny>, body: impl FnOnce() -> PyResult
         return Err(PyErr::fetch(py));
     }
     result
+}
+
+/// Calls `function(*args)` without the detour by `tp_call`.
+#[inline]
+pub fn apply<'py>(function: &Bound<'py, PyAny>, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: attached; the items of a live tuple lie in a row, and the caller's reference keeps them there.
+    unsafe {
+        let items = (*args.as_ptr().cast::<ffi::PyTupleObject>()).ob_item.as_ptr();
+        let count = ffi::PyTuple_GET_SIZE(args.as_ptr()) as usize;
+        let result = ffi::PyObject_Vectorcall(function.as_ptr(), items, count, std::ptr::null_mut());
+        Bound::from_owned_ptr_or_err(function.py(), result)
+    }
 }
 
 /// Whether asyncio lets this exception out of the loop instead of reporting it.

@@ -187,6 +187,7 @@ impl EventLoop {
     /// Opens the backend that is named, or the best one; `__init__` calls it first of all.
     #[pyo3(name = "_open", signature = (backend=None))]
     fn open(&self, py: Python<'_>, backend: Option<&str>) -> PyResult<()> {
+        super::state::recycle_large_blocks();
         let backend = match backend {
             None => open_auto(),
             Some(name) => open(kind_of(name)?),

@@ -66,6 +66,26 @@ impl Slot {
         }
     }
 
+    /// Puts the first object into the slot of a new instance.
+    ///
+    /// # Safety
+    /// As for [`get`](Slot::get); nobody else has the instance, and the slot is empty.
+    #[inline]
+    pub unsafe fn fill(self, owner: &Bound<'_, PyAny>, object: Bound<'_, PyAny>) {
+        // SAFETY: the caller vouches for the place; the slot takes over our reference.
+        unsafe { self.place(owner.as_ptr()).write(object.into_ptr()) }
+    }
+
+    /// Empties the slot of an object that is being freed.
+    ///
+    /// # Safety
+    /// As for [`get`](Slot::get), and nobody else has the object any more.
+    #[inline]
+    pub unsafe fn release(self, owner: *mut ffi::PyObject) {
+        // SAFETY: the caller vouches for the place, which holds NULL or a reference that is ours to drop.
+        unsafe { ffi::Py_XDECREF(self.place(owner).replace(std::ptr::null_mut())) }
+    }
+
     #[inline]
     unsafe fn place(self, owner: *mut ffi::PyObject) -> *mut *mut ffi::PyObject {
         // SAFETY: the caller vouches that the offset lies inside the object.
@@ -81,6 +101,16 @@ impl Slot {
 pub unsafe fn allocate<'py>(class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
     // SAFETY: attached; this is the allocator of types that `type(...)` makes: it zeroes and starts tracking.
     unsafe { Bound::from_owned_ptr_or_err(class.py(), ffi::PyType_GenericAlloc(class.as_type_ptr(), 0)) }
+}
+
+/// Has `class` free its instances with `dealloc`; classes derived from it still do as any class does, and call it last.
+///
+/// # Safety
+/// `dealloc` does what `tp_dealloc` of a heap type with a garbage collector must.
+#[cfg(not(Py_GIL_DISABLED))]
+pub unsafe fn set_dealloc(class: &Bound<'_, PyType>, dealloc: unsafe extern "C" fn(*mut ffi::PyObject)) {
+    // SAFETY: the class is new, nobody has made an instance of it yet.
+    unsafe { (*class.as_type_ptr()).tp_dealloc = Some(dealloc) }
 }
 
 /// Makes a class as `class name(base): ...` would.

@@ -10,7 +10,7 @@ use super::event_loop::EventLoop;
 use super::handle::{self, HandleTypes};
 use super::state::{Item, State};
 use super::{debug, stream};
-use crate::sched::monotonic;
+use crate::sched::System;
 
 /// The most events of one wait; the rest come with the next.
 pub const EVENTS: usize = 512;
@@ -75,7 +75,7 @@ impl Turn<'_, '_> {
             let ready = state.sched.ready_len() > 0 && !core.is_stopping();
             // Sends that the backend holds leave with the next poll.
             let held = state.backend.as_ref().is_some_and(|backend| backend.in_flight() > 0);
-            (garbage, ready && !held && !state.slice.is_over(monotonic()))
+            (garbage, ready && !held && !state.slice.is_over(&System))
         });
         drop(garbage);
         if ready {
@@ -101,7 +101,7 @@ impl Turn<'_, '_> {
         };
         core.state.with(py, |state| {
             state.backend = Some(backend);
-            state.slice.restart(monotonic());
+            state.slice.restart();
             events.drain().for_each(|event| state.dispatch(py, event));
         });
         self.events = Some(events);

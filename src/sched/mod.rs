@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use zloop_backends::Wait;
 
-pub use clock::monotonic;
+pub use clock::{System, monotonic};
 pub use inbox::Inbox;
-pub use slice::Slice;
+pub use slice::{Clocks, Slice};
 pub use timers::Timers;
 
 /// The longest single wait, in seconds, as in asyncio: guards against overflow in the kernel's time types.

@@ -9,25 +9,45 @@
 const LONGEST: f64 = 25e-6;
 /// Turns of a slice, so that even a stopped clock ends it.
 const MOST_TURNS: u32 = 256;
+/// Turns between two looks at the exact clock.
+const TURNS_PER_LOOK: u32 = 8;
 
 /// The running slice of one loop.
 #[derive(Debug, Default)]
 pub struct Slice {
     began: f64,
+    /// The coarse clock at that moment.
+    tick: u64,
     turns: u32,
     ended: bool,
 }
 
+/// The clocks that slices are measured with.
+pub trait Clocks {
+    /// Seconds. Reading it costs as much as running a small callback, so it is read once in a few turns.
+    fn exact(&self) -> f64;
+    /// A number that changes every few milliseconds and is nearly free to read: whatever took long is noticed at once.
+    fn coarse(&self) -> u64;
+}
+
 impl Slice {
-    /// Whether the turn that begins at `now` (seconds) should poll although callbacks are ready.
-    pub fn is_over(&mut self, now: f64) -> bool {
+    /// Whether the next turn should poll although callbacks are ready.
+    pub fn is_over(&mut self, clocks: &impl Clocks) -> bool {
         self.turns += 1;
-        self.ended || self.turns >= MOST_TURNS || now - self.began >= LONGEST
+        if self.turns == 1 && !self.ended {
+            // What the poll itself brought does not count: a slice is for what that made ready.
+            (self.began, self.tick) = (clocks.exact(), clocks.coarse());
+            return false;
+        }
+        self.ended
+            || self.turns >= MOST_TURNS
+            || clocks.coarse() != self.tick
+            || (self.turns % TURNS_PER_LOOK == 0 && clocks.exact() - self.began >= LONGEST)
     }
 
-    /// The loop has polled at `now`.
-    pub fn restart(&mut self, now: f64) {
-        *self = Self { began: now, turns: 0, ended: false };
+    /// The loop has polled.
+    pub fn restart(&mut self) {
+        *self = Self::default();
     }
 
     /// Has the next turn poll. Level-triggered watches that are ready want to be asked every turn.
@@ -40,16 +60,44 @@ impl Slice {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_slice_ends_by_time_or_by_turns() {
+    impl Clocks for (f64, u64) {
+        fn exact(&self) -> f64 {
+            self.0
+        }
+        fn coarse(&self) -> u64 {
+            self.1
+        }
+    }
+
+    fn begun() -> Slice {
         let mut slice = Slice::default();
-        slice.restart(1.0);
-        assert!(!slice.is_over(1.0));
-        assert!(slice.is_over(1.0 + 30e-6));
-        slice.restart(2.0);
-        assert_eq!((1..).find(|_| slice.is_over(2.0)), Some(MOST_TURNS));
-        slice.restart(3.0);
+        assert!(!slice.is_over(&(2.0, 7)));
+        slice
+    }
+
+    #[test]
+    fn a_slice_ends_by_turns_even_if_the_clocks_stand_still() {
+        let mut slice = begun();
+        assert_eq!((2..).find(|_| slice.is_over(&(2.0, 7))), Some(MOST_TURNS));
+    }
+
+    #[test]
+    fn a_slice_ends_by_time() {
+        let mut slice = begun();
+        assert_eq!((2..).find(|_| slice.is_over(&(2.0 + 30e-6, 7))), Some(TURNS_PER_LOOK));
+    }
+
+    #[test]
+    fn one_long_callback_ends_the_slice_at_once() {
+        assert!(begun().is_over(&(2.1, 8)));
+    }
+
+    #[test]
+    fn a_slice_can_be_ended() {
+        let mut slice = begun();
         slice.end();
-        assert!(slice.is_over(3.0));
+        assert!(slice.is_over(&(2.0, 7)));
+        slice.restart();
+        assert!(!slice.is_over(&(2.0, 7)));
     }
 }
