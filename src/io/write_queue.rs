@@ -40,6 +40,12 @@ impl<B: AsRef<[u8]>> WriteQueue<B> {
         self.len == 0
     }
 
+    /// In how many buffers the unsent bytes are.
+    #[must_use]
+    pub fn buffers(&self) -> usize {
+        self.buffers.len()
+    }
+
     /// Fills `slices` with the head of the queue and says how many it filled.
     pub fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut skip = self.sent;

@@ -3,18 +3,19 @@
 //! Whoever needs to know how much has left (`get_write_buffer_size`, `close`, limits of flow control) has it flushed
 //! first, so that only the system calls differ from sending at once, never what a program observes.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView};
-use zloop_backends::{Backend, Interest, MAX_SLICES, Sent};
+use zloop_backends::{AnyBackend, Backend, Interest, MAX_SLICES, Sent, Token};
 
 use super::super::event_loop::EventLoop;
 use super::super::{call, errors};
 use super::{Conn, attach, close, with_conn};
+use crate::io::WriteQueue;
 
 /// So many bytes of one transport are not held back for the end of the callback.
 const AT_ONCE_FROM: usize = 64 * 1024;
@@ -188,8 +189,7 @@ enum Flushed {
     Stop,
 }
 
-fn send(conn: Conn<'_, '_>) -> std::io::Result<Flushed> {
-    let py = conn.py();
+fn send(conn: Conn<'_, '_>) -> io::Result<Flushed> {
     if conn.state(|state| !state.attached && !state.queue.is_empty()) {
         attach(conn)?;
     }
@@ -197,37 +197,41 @@ fn send(conn: Conn<'_, '_>) -> std::io::Result<Flushed> {
         let Some(token) = state.token.filter(|_| !state.queue.is_empty() && !state.blocked && !state.in_flight) else {
             return Ok(Flushed::Stop);
         };
-        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-        let count = state.queue.gather(&mut slices);
-        conn.event_loop
-            .get()
-            .state
-            .with(py, |owner| {
-                let backend = owner.backend()?;
-                // SAFETY: after `Pending` the buffers stay at the head of the queue until the terminal event (`sent`), or
-                // move with it into the loop's table (`detach`), and `bytes` never change.
-                match unsafe { backend.send(token, &slices[..count]) }? {
-                    Sent::Done(sent) => Ok(Some(sent)),
-                    Sent::Blocked => {
-                        backend.rearm(token, Interest::WRITE)?;
-                        state.blocked = true;
-                        Ok(None)
-                    }
-                    Sent::Pending => {
-                        state.in_flight = true;
-                        Ok(None)
-                    }
-                }
-            })
-            .map(|sent: Option<usize>| match sent {
-                Some(sent) => {
-                    // Plain bytes: dropping them runs no code.
-                    state.queue.advance(sent, drop);
-                    Flushed::Rest
-                }
-                None => Flushed::Stop,
-            })
+        let sent = conn.event_loop.get().state.with(conn.py(), |owner| {
+            let backend = owner.backend()?;
+            let sent = hand_over(backend, token, &state.queue)?;
+            if sent == Sent::Blocked {
+                backend.rearm(token, Interest::WRITE)?;
+            }
+            Ok::<_, io::Error>(sent)
+        })?;
+        match sent {
+            Sent::Done(count) => {
+                // Plain bytes: dropping them runs no code.
+                state.queue.advance(count, drop);
+                return Ok(Flushed::Rest);
+            }
+            Sent::Blocked => state.blocked = true,
+            Sent::Pending => state.in_flight = true,
+        }
+        Ok(Flushed::Stop)
     })
+}
+
+/// Sends the head of a queue that is not empty. A single buffer is the rule, and cheaper to describe.
+fn hand_over(backend: &mut AnyBackend, token: Token, queue: &WriteQueue<PyBackedBytes>) -> io::Result<Sent> {
+    let mut one = [IoSlice::new(&[])];
+    let mut many;
+    let room: &mut [IoSlice<'_>] = if queue.buffers() == 1 {
+        &mut one
+    } else {
+        many = [IoSlice::new(&[]); MAX_SLICES];
+        &mut many
+    };
+    let count = queue.gather(room);
+    // SAFETY: after `Pending` the buffers stay at the head of the queue until the terminal event (`ended`), or move with it
+    // into the loop's table (`detach`), and `bytes` never change.
+    unsafe { backend.send(token, &room[..count]) }
 }
 
 /// The backend has reported that the kernel takes bytes again.
@@ -254,7 +258,7 @@ fn ended(conn: Conn<'_, '_>, result: i32) -> PyResult<()> {
         state.conn_lost > 0
     });
     if result < 0 && !late {
-        return broken(conn, &std::io::Error::from_raw_os_error(-result));
+        return broken(conn, &io::Error::from_raw_os_error(-result));
     }
     Ok(())
 }
@@ -291,7 +295,7 @@ fn progressed(conn: Conn<'_, '_>) -> PyResult<()> {
 }
 
 /// The connection cannot send any more.
-fn broken(conn: Conn<'_, '_>, error: &std::io::Error) -> PyResult<()> {
+fn broken(conn: Conn<'_, '_>, error: &io::Error) -> PyResult<()> {
     let py = conn.py();
     let error = errors::os_error(py, error);
     let (waiter, garbage) =
