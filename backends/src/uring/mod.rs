@@ -361,7 +361,8 @@ impl Backend for Uring {
         debug_assert!((1..=MAX_SLICES).contains(&bufs.len()), "1 to {MAX_SLICES} slices");
         let file = self.files.get_mut(token).ok_or(Errno::EBADF)?;
         debug_assert!(file.flight.is_none(), "C12: a send is in flight already");
-        let small = bufs.iter().map(|buf| buf.len()).sum::<usize>() <= GATHERED_BYTES_MAX;
+        // A list that is full has more behind it, which would have to wait for the end of this one.
+        let small = bufs.len() < MAX_SLICES && bufs.iter().map(|buf| buf.len()).sum::<usize>() <= GATHERED_BYTES_MAX;
         if self.gathering && small {
             let key = self.flights.insert(Flight::new(token, file.fd, bufs));
             file.flight = Some(key);
