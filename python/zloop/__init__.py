@@ -8,10 +8,10 @@ Importing it changes nothing; only loops made here are different.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ._choice import chosen_backend
 from ._zloop import Handle, StreamTransport, TimerHandle, __version__, available_backends
 
 if TYPE_CHECKING:
@@ -43,12 +43,13 @@ from ._loop import Loop  # noqa: E402  (needs nothing from here, but reads bette
 def new_event_loop(backend: str | None = None) -> Loop:
     """Make a loop.
 
-    `backend` is one of `available_backends()`. Without it the environment variable `ZLOOP_BACKEND` decides, and
-    without that zloop takes the best that this machine has.
+    `backend` is one of `available_backends()`. Without it the environment variables `ZLOOP_BACKEND` (a name) and
+    `ZLOOP_IO_URING` (`completion` or `off`) decide, and without those, or for `auto`, zloop takes the best that this
+    machine has.
 
     Raises ValueError for an unknown name and BackendUnavailable for a backend that cannot be opened here.
     """
-    return Loop(backend or os.environ.get("ZLOOP_BACKEND") or None)
+    return Loop(chosen_backend(backend))
 
 
 def run(

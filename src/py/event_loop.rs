@@ -459,6 +459,32 @@ fn unavailable(py: Python<'_>, error: &zloop_backends::Unavailable) -> PyErr {
     made.map_or_else(|error| error, PyErr::from_value)
 }
 
+/// What every backend says of itself on this machine, for the doctor: dicts with `name`, `available`, `automatic`, and
+/// `model` and `features`, or `errno` and `reason`.
+#[pyfunction]
+pub fn diagnose(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
+    let automatic = open_auto().ok().map(|backend| backend.profile().name);
+    let examine = |kind: Kind| {
+        let report = PyDict::new(py);
+        report.set_item("name", kind.name())?;
+        report.set_item("automatic", automatic == Some(kind.name()))?;
+        match open(kind).map(|backend| backend.profile()) {
+            Ok(profile) => {
+                report.set_item("available", true)?;
+                report.set_item("model", profile.model)?;
+                report.set_item("features", profile.features)?;
+            }
+            Err(error) => {
+                report.set_item("available", false)?;
+                report.set_item("errno", error.errno)?;
+                report.set_item("reason", error.reason)?;
+            }
+        }
+        Ok(report)
+    };
+    Kind::ALL.into_iter().map(examine).collect()
+}
+
 /// Names of the backends that open on this machine, the one that is picked automatically first.
 #[pyfunction]
 pub fn available_backends() -> Vec<&'static str> {

@@ -37,5 +37,6 @@ fn _zloop(module: &Bound<'_, PyModule>) -> PyResult<()> {
     hot::install(&py.get_type::<event_loop::EventLoop>())?;
     handle::HandleTypes::register(module)?;
     stream::register(module)?;
-    module.add_function(wrap_pyfunction!(event_loop::available_backends, module)?)
+    module.add_function(wrap_pyfunction!(event_loop::available_backends, module)?)?;
+    module.add_function(wrap_pyfunction!(event_loop::diagnose, module)?)
 }
