@@ -28,7 +28,7 @@ def test_the_argument_beats_the_environment(argument, environment, chosen):
 
 def test_a_value_without_a_meaning_is_refused():
     with pytest.raises(
-        ValueError, match="ZLOOP_IO_URING='maybe' means nothing; use one of .*completion"
+        ValueError, match=r"ZLOOP_IO_URING='maybe' means nothing; use one of .*completion"
     ):
         chosen_backend(None, {"ZLOOP_IO_URING": "maybe"})
 
