@@ -11,7 +11,6 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ._choice import chosen_backend
 from ._zloop import Handle, StreamTransport, TimerHandle, __version__, available_backends
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def new_event_loop(backend: str | None = None) -> Loop:
 
     Raises ValueError for an unknown name and BackendUnavailable for a backend that cannot be opened here.
     """
-    return Loop(chosen_backend(backend))
+    return Loop(backend)
 
 
 def run(

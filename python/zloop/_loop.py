@@ -16,6 +16,7 @@ from asyncio import constants, events, sslproto
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from . import _zloop
+from ._choice import chosen_backend
 
 if TYPE_CHECKING:
     import selectors
@@ -41,7 +42,7 @@ class Loop(_zloop.EventLoop, asyncio.SelectorEventLoop):
         _signal_handlers: dict[int, asyncio.Handle]
 
     def __init__(self, backend: str | None = None) -> None:
-        self._open(backend)
+        self._open(chosen_backend(backend))
         super().__init__(cast("selectors.BaseSelector", _Selector(self)))
 
     def run_forever(self) -> None:
