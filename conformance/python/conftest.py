@@ -77,17 +77,6 @@ def pytest_unconfigure(config):
         os._exit(getattr(config, "zloop_exit_status", 1) or 1)
 
 
-@pytest.fixture(autouse=True)
-def leaks():
-    """No descriptor, thread or unclosed thing (a ResourceWarning) may be left."""
-    leaks = Leaks()
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)}
-    yield leaks
-    leaks.check()
-    assert signal.set_wakeup_fd(-1) == -1, "the signal wakeup fd was not put back"
-    assert handlers == {s: signal.getsignal(s) for s in handlers}, "a signal handler was left"
-
-
 class ErrorLog(logging.Handler):
     """Keeps what asyncio's logger got at ERROR; unread records fail the test."""
 
@@ -103,20 +92,13 @@ class ErrorLog(logging.Handler):
         return [record.getMessage() for record in taken]
 
 
-@pytest.fixture(autouse=True)
-def error_log(leaks):
+@pytest.fixture
+def error_log():
     handler = ErrorLog()
     logging.getLogger("asyncio").addHandler(handler)
     yield handler
     logging.getLogger("asyncio").removeHandler(handler)
-    gc.collect()
     assert not handler.take(), "asyncio's logger got errors that the test did not expect"
-
-
-@pytest.fixture
-def loop_factory(request, leaks, error_log):
-    yield LoopFactory(request.param)
-    gc.collect()
 
 
 @pytest.fixture
@@ -125,6 +107,26 @@ def reports():
     reports = Reports()
     yield reports
     assert not reports.contexts, f"reports that the test did not expect: {reports.contexts}"
+
+
+@pytest.fixture(autouse=True)
+def leaks(reports, error_log):
+    """No descriptor, thread or unclosed thing (a ResourceWarning) may be left.
+
+    Set up before everything else and so torn down after it, but before ``reports`` and
+    ``error_log`` look at what the one collection here may have brought to light.
+    """
+    leaks = Leaks()
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)}
+    yield leaks
+    leaks.check()
+    assert signal.set_wakeup_fd(-1) == -1, "the signal wakeup fd was not put back"
+    assert handlers == {s: signal.getsignal(s) for s in handlers}, "a signal handler was left"
+
+
+@pytest.fixture
+def loop_factory(request, leaks):
+    return LoopFactory(request.param)
 
 
 @pytest.fixture
