@@ -399,6 +399,11 @@ def normal(text) -> str:
     return re.sub(r"\('127\.0\.0\.1', \d+\)", "(HOST, N)", text)
 
 
+def kind_name(value) -> str:
+    """A stable name of a parameter, for the ids of tests."""
+    return f"{type(value).__name__}-{normal(value)}"[:40].replace(" at 0x", "")
+
+
 def errno_of(exc) -> tuple:
     """What identifies an exception: class, errno, text."""
     return type(exc), getattr(exc, "errno", None), str(exc)

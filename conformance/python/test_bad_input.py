@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from harness import HOST, PY, Recorder, outcome
+from harness import HOST, PY, Recorder, kind_name, outcome
 
 
 async def coroutine_function():
@@ -145,7 +145,9 @@ def test_wrong_values(compare, make, debug):
 
 
 @pytest.mark.parametrize("debug", [False, True], ids=["plain", "debug"])
-@pytest.mark.parametrize("thing", [None, 5, "text", object(), [], coroutine_function], ids=repr)
+@pytest.mark.parametrize(
+    "thing", [None, 5, "text", object(), [], coroutine_function], ids=kind_name
+)
 def test_callbacks_that_are_none(compare, thing, debug):
     """Outside debug mode they are taken and fail when they run."""
 
@@ -299,7 +301,7 @@ def test_cancelling_out_of_a_destructor(loop):
 @pytest.mark.zloop_only(
     "asyncio keeps such a deadline in its heap, where it breaks the loop for good"
 )
-@pytest.mark.parametrize("delay", [1j, float("nan")], ids=repr)
+@pytest.mark.parametrize("delay", [1j, float("nan")], ids=kind_name)
 def test_deadlines_that_have_no_order(loop, delay):
     """Refused at once, or harmless: the other timers still fire."""
     with contextlib.suppress(TypeError, ValueError):

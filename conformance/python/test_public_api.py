@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 
-from harness import PY, run_script, run_turns
+from harness import PY, kind_name, run_script, run_turns
 
 pytestmark = pytest.mark.zloop_only("this is zloop's own interface")
 
@@ -124,7 +124,7 @@ def test_known_but_unavailable_backends_say_so(zloop):
         assert str(caught.value)
 
 
-@pytest.mark.parametrize("backend", [5, b"epoll", ["epoll"], object()], ids=repr)
+@pytest.mark.parametrize("backend", [5, b"epoll", ["epoll"], object()], ids=kind_name)
 def test_a_backend_of_the_wrong_kind(zloop, backend):
     with pytest.raises((TypeError, ValueError)):
         zloop.new_event_loop(backend)

@@ -7,6 +7,7 @@ import pytest
 from harness import (
     FULL,
     Recorder,
+    kind_name,
     outcome,
     pattern,
     piped,
@@ -97,7 +98,7 @@ def test_multidimensional_and_wide_buffers(compare):
     compare(scenario)
 
 
-@pytest.mark.parametrize("thing", [None, "text", 5, [b"x"], object()], ids=repr)
+@pytest.mark.parametrize("thing", [None, "text", 5, [b"x"], object()], ids=kind_name)
 def test_what_write_refuses(compare, thing):
     def scenario(loop, reports):
         async def main():
@@ -114,7 +115,7 @@ def test_what_write_refuses(compare, thing):
     assert found[0][0] == "TypeError" and found[1] == b"fine"
 
 
-@pytest.mark.parametrize("thing", [None, 5, ["text"], [None], b"bytes", [b"ok", 5]], ids=repr)
+@pytest.mark.parametrize("thing", [None, 5, ["text"], [None], b"bytes", [b"ok", 5]], ids=kind_name)
 def test_what_writelines_refuses(compare, thing):
     def scenario(loop, reports):
         async def main():
