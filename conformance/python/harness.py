@@ -107,13 +107,20 @@ def finish(loop) -> list[str]:
     """Let what was closed finish, then close the loop; name the tasks left pending."""
     if loop.is_closed():
         return []
-    left = [task for task in asyncio.all_tasks(loop) if not task.done()]
+    left = pending(loop)
+    if left:  # handlers of connections that end by themselves
+        loop.run_until_complete(asyncio.wait(left, timeout=0.5))
+        left = pending(loop)
     names = [repr(task) for task in left]
     for task in left:
         task.cancel()
     loop.run_until_complete(_wind_up(loop, left))
     loop.close()
     return names
+
+
+def pending(loop) -> list[asyncio.Task]:
+    return [task for task in asyncio.all_tasks(loop) if not task.done()]
 
 
 async def _wind_up(loop, tasks) -> None:

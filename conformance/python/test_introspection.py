@@ -178,7 +178,7 @@ def test_gc_can_walk_a_loop_with_everything(loop):
 
 def test_sizes(loop):
     assert sys.getsizeof(loop) > 0
-    handle = loop.call_soon(print, end="") if False else loop.call_soon(bool)
+    handle = loop.call_soon(bool)
     assert sys.getsizeof(handle) > 0
     run_turns(loop)
 

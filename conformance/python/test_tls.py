@@ -6,7 +6,6 @@ import socket
 import ssl
 
 import pytest
-import trustme
 
 from harness import (
     HOST,
@@ -441,7 +440,3 @@ def test_what_is_refused(compare, options):
 
     result = compare(scenario)
     assert result[0] in ("ValueError", "TypeError", "AttributeError")
-
-
-def test_an_authority_of_its_own(certificates):
-    assert isinstance(certificates.ca, trustme.CA)
