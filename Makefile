@@ -76,7 +76,7 @@ test-python: $(BUILT) ## The Python tests alone
 	@$(PY) scripts/run_tests.py python
 
 .PHONY: lint
-lint: $(VENV)/.ready ## Formatting, clippy, ruff, mypy --strict
+lint: $(BUILT) ## Formatting, clippy, ruff, mypy --strict, stubtest
 	@$(PY) scripts/lint.py
 
 .PHONY: format

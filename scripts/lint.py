@@ -24,6 +24,7 @@ CHECKS = {
     "ruff": [str(BIN / "ruff"), "check", "."],
     "ruff format": [str(BIN / "ruff"), "format", "--check", "--quiet", "."],
     "mypy --strict": [str(BIN / "mypy")],
+    "stubtest": [sys.executable, "-m", "mypy.stubtest", "zloop"],
     "shell syntax": ["sh", "-n", "scripts/find-python"],
 }
 

@@ -86,16 +86,13 @@ def _policy_class() -> type[Any]:
             warnings.simplefilter("ignore", DeprecationWarning)
             base = asyncio.DefaultEventLoopPolicy
 
-        class EventLoopPolicy(base):  # type: ignore[misc, valid-type]
-            """An asyncio policy whose loops are zloop's."""
-
-            _loop_factory = staticmethod(new_event_loop)
-
-            def new_event_loop(self) -> Loop:
-                return new_event_loop()
-
-        EventLoopPolicy.__qualname__ = "EventLoopPolicy"
-        _policy = EventLoopPolicy
+        body = {
+            "__module__": __name__,
+            "__doc__": "An asyncio policy whose loops are zloop's.",
+            "_loop_factory": staticmethod(new_event_loop),
+            "new_event_loop": lambda self: new_event_loop(),
+        }
+        _policy = type("EventLoopPolicy", (base,), body)
     return _policy
 
 

@@ -21,7 +21,7 @@ from ._choice import chosen_backend
 if TYPE_CHECKING:
     import selectors
     import ssl
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator
 
 
 class Loop(_zloop.EventLoop, asyncio.SelectorEventLoop):
@@ -33,13 +33,14 @@ class Loop(_zloop.EventLoop, asyncio.SelectorEventLoop):
 
     if TYPE_CHECKING:
         # asyncio's private parts, which its published types do not mention.
-        _asyncgen_finalizer_hook: Callable[[AsyncGenerator[Any, Any]], None]
-        _asyncgen_firstiter_hook: Callable[[AsyncGenerator[Any, Any]], None]
-        _check_closed: Callable[[], None]
-        _check_running: Callable[[], None]
         _csock: socket.socket | None
-        _set_coroutine_origin_tracking: Callable[[bool], None]
         _signal_handlers: dict[int, asyncio.Handle]
+
+        def _asyncgen_finalizer_hook(self, agen: AsyncGenerator[Any, Any]) -> None: ...
+        def _asyncgen_firstiter_hook(self, agen: AsyncGenerator[Any, Any]) -> None: ...
+        def _check_closed(self) -> None: ...
+        def _check_running(self) -> None: ...
+        def _set_coroutine_origin_tracking(self, enabled: bool) -> None: ...
 
     def __init__(self, backend: str | None = None) -> None:
         self._open(chosen_backend(backend))

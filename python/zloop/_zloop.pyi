@@ -6,7 +6,19 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any, TypeVarTuple
 
+from typing_extensions import disjoint_base
+
 _Ts = TypeVarTuple("_Ts")
+
+__all__ = [
+    "EventLoop",
+    "Handle",
+    "StreamTransport",
+    "TimerHandle",
+    "__version__",
+    "available_backends",
+    "diagnose",
+]
 
 __version__: str
 
@@ -19,6 +31,9 @@ class TimerHandle(asyncio.TimerHandle):
 class StreamTransport(transports._FlowControlMixin):
     """A connected stream socket on a zloop loop."""
 
+    def __del__(self) -> None: ...
+
+@disjoint_base
 class EventLoop:
     """The native base of `zloop.Loop`."""
 
