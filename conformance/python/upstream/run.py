@@ -9,6 +9,7 @@ Fails when a test that passes on asyncio fails on zloop and expectations.toml do
 
 import argparse
 import json
+import signal
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ class Row:
     baseline: Report
     candidate: Report
     verdict: Verdict
-    flaky: list[str]
+    flaky: dict[str, Result]
 
 
 def run_suite(suite: Suite, backend: str, only: list[str] | None = None) -> Report:
@@ -66,12 +67,13 @@ def baseline(suite: Suite, *, fresh: bool) -> Report:
     return report
 
 
-def settle(suite: Suite, backend: str, before: Report, after: Report) -> list[str]:
-    """Runs again what failed on the candidate alone; returns the tests that passed at another try.
+def settle(suite: Suite, backend: str, before: Report, after: Report) -> dict[str, Result]:
+    """Runs again what failed on the candidate alone; returns, for the tests that passed at another try,
+    how they had failed.
 
     A test must fail each time to count as a failure. What passes is named in the report all the same.
     """
-    flaky: list[str] = []
+    flaky: dict[str, Result] = {}
     for _ in range(RETRIES):
         failing = verdict.regressions(before, after)
         if not failing:
@@ -79,8 +81,8 @@ def settle(suite: Suite, backend: str, before: Report, after: Report) -> list[st
         again = run_suite(suite, backend, only=sorted(failing))
         for test, result in again.results.items():
             if result.outcome in supervise.PASSES:
+                flaky[test] = after.results[test]
                 after.results[test] = result
-                flaky.append(test)
     return flaky
 
 
@@ -109,6 +111,12 @@ def by_message(regressions: dict[str, Result]) -> dict[str, list[str]]:
     return groups
 
 
+def last_error(result: Result) -> str:
+    """The exception that a failed test ended with, in one line."""
+    lines = [line[1:].strip() for line in result.message.splitlines() if line.startswith("E  ")]
+    return (lines or result.message.splitlines() or [""])[0][:200]
+
+
 def explain(row: Row) -> None:
     """Says what went wrong, test by test."""
     head = f"{row.suite.label} on {row.backend}"
@@ -124,8 +132,9 @@ def explain(row: Row) -> None:
         print(f"{head}: passes, take it out of expectations.toml: {test}")
     for test in row.verdict.unknown_expectations:
         print(f"{head}: expectations.toml names a test that does not exist: {test}")
-    for test in row.flaky:
-        print(f"{head}: failed at first and passed when run again: {test}")
+    for test, result in row.flaky.items():
+        print(f"{head}: {result.outcome} at first and passed when run again: {test}")
+        print("    " + last_error(result))
     for test in row.verdict.expected:
         print(f"{head}: fails as expected: {test}")
     if row.verdict.problem:
@@ -162,6 +171,8 @@ def choose_backends(wanted: list[str]) -> list[str]:
 
 
 def main() -> int:
+    # An end that is asked for politely still ends the suite's own processes.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     known = suites.load()
     parser = argparse.ArgumentParser(description="Run other projects' test suites on zloop.")
     parser.add_argument("--suite", action="append", choices=list(known), default=[])
