@@ -421,7 +421,7 @@ impl Drop for Rig {
 /// What finished sends leave in their memory.
 const SCRIBBLE: u8 = 0xEE;
 
-/// Bytes that tell where they belong, none of them [`SCRIBBLE`].
+/// Bytes that tell where they belong, none of them what the rig leaves in finished memory.
 #[must_use]
 pub fn pattern(from: usize, len: usize) -> Vec<u8> {
     (from..from + len).map(|at| (at % 211) as u8).collect()

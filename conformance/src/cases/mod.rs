@@ -1,4 +1,4 @@
-//! The cases: plain functions over a [`Rig`](crate::Rig), each for one clause.
+//! The cases: plain functions over a [`Rig`], each for one clause.
 //!
 //! A case may rely on nothing but the contract. Reports may be spurious, sends may be done at once, split, blocked or
 //! pending, and everything may come in any order; what a case demands must follow from its clause.
