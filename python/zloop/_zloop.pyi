@@ -1,6 +1,7 @@
 """The native part of zloop. Use the package `zloop`, not this module."""
 
 import asyncio
+import sys
 from asyncio import transports
 from collections.abc import Callable
 from contextvars import Context
@@ -24,6 +25,10 @@ __version__: str
 
 class Handle(asyncio.Handle):
     """A callback scheduled on a zloop loop."""
+
+if sys.version_info >= (3, 14):
+    class _ThreadSafeHandle(asyncio.Handle):
+        """A callback that another thread scheduled."""
 
 class TimerHandle(asyncio.TimerHandle):
     """A callback scheduled for a time on a zloop loop."""

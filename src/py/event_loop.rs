@@ -63,6 +63,11 @@ impl EventLoop {
         self.thread.load(Ordering::Relaxed) != 0
     }
 
+    /// Whether the calling thread is the one that runs the loop.
+    pub fn runs_here(&self) -> bool {
+        self.thread.load(Ordering::Relaxed) == this_thread()
+    }
+
     /// # Errors
     /// asyncio's `RuntimeError` if the loop is closed.
     #[inline]
@@ -92,12 +97,17 @@ impl EventLoop {
 
     /// Queues a handle from any thread. Each thread's handles keep their order, whatever call they came by.
     pub fn push_threadsafe(&self, py: Python<'_>, handle: Py<PyAny>) {
-        let running = self.thread.load(Ordering::Relaxed);
-        if running == 0 || running == this_thread() {
+        if self.runs_here() {
+            // The loop is awake: it is this very thread.
             self.take_inbox(py);
             self.push(py, Item::Handle(handle));
-        } else {
+            return;
+        }
+        if self.runs() {
             self.inbox.push(handle);
+        } else {
+            self.take_inbox(py);
+            self.push(py, Item::Handle(handle));
         }
         self.wake();
     }

@@ -3,6 +3,8 @@
 //! They are subclasses with asyncio's `__slots__` and no others, so that whatever Python code does with a handle of
 //! asyncio works with ours: `repr`, ordering, debuggers. Only the methods on the hot path are native.
 
+use std::time::Duration;
+
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::intern;
@@ -31,6 +33,16 @@ pub struct HandleTypes {
     context: Slot,
     scheduled: Slot,
     when: Slot,
+    /// Since 3.14 there is a class of its own for handles that several threads may cancel.
+    shared: Option<SharedType>,
+}
+
+#[derive(Debug)]
+struct SharedType {
+    class: Py<PyType>,
+    /// asyncio keeps a lock here that `cancel()` waits for while the callback runs. Making one for each handle costs more
+    /// than everything else; ours is True while the callback runs.
+    busy: Slot,
 }
 
 static TYPES: PyOnceLock<HandleTypes> = PyOnceLock::new();
@@ -39,6 +51,10 @@ static HANDLE_METHODS: [Method; 3] = [
     method!(c"cancel", fn() cancel, c"Cancel the callback; calling it again does nothing."),
     method!(c"cancelled", fn() cancelled, c"Whether the callback was cancelled."),
     method!(c"get_context", fn() get_context, c"The contextvars.Context in which the callback runs."),
+];
+static SHARED_METHODS: [Method; 2] = [
+    method!(c"cancel", fn() cancel_shared, c"Cancel the callback, from any thread; waits while it runs in another."),
+    method!(c"cancelled", fn() cancelled_shared, c"Whether it was cancelled; waits while it runs in another thread."),
 ];
 static TIMER_METHODS: [Method; 2] = [
     method!(c"cancel", fn() cancel_timer, c"Cancel the callback; calling it again does nothing."),
@@ -63,6 +79,8 @@ impl HandleTypes {
         for method in HANDLE_METHODS[1..].iter().chain(&TIMER_METHODS) {
             method.install(&timer)?;
         }
+        let shared =
+            events.getattr_opt("_ThreadSafeHandle")?.map(|base| SharedType::make(&base.cast_into()?)).transpose()?;
         // SAFETY: both classes come from `make_class`, have exactly the slots that `release` empties, and their bases
         // have no finalizer.
         #[cfg(not(Py_GIL_DISABLED))]
@@ -82,6 +100,7 @@ impl HandleTypes {
             when: Slot::of(&timer_base, "_when")?,
             handle: handle.unbind(),
             timer: timer.unbind(),
+            shared,
         })
     }
 
@@ -89,6 +108,9 @@ impl HandleTypes {
     pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let types = Self::get(module.py())?;
         module.add("Handle", types.handle.bind(module.py()))?;
+        if let Some(shared) = &types.shared {
+            module.add("_ThreadSafeHandle", shared.class.bind(module.py()))?;
+        }
         module.add("TimerHandle", types.timer.bind(module.py()))
     }
 
@@ -97,7 +119,30 @@ impl HandleTypes {
     fn owns(&self, object: *mut ffi::PyObject) -> bool {
         // SAFETY: reads the type of a live object.
         let class = unsafe { ffi::Py_TYPE(object) }.cast();
-        class == self.handle.as_ptr() || class == self.timer.as_ptr()
+        class == self.handle.as_ptr() || class == self.timer.as_ptr() || self.shared(object).is_some()
+    }
+
+    /// The type of handles for several threads, if this is one.
+    #[inline]
+    fn shared(&self, object: *mut ffi::PyObject) -> Option<&SharedType> {
+        // SAFETY: reads the type of a live object.
+        let class = unsafe { ffi::Py_TYPE(object) }.cast();
+        self.shared.as_ref().filter(|shared| shared.class.as_ptr() == class)
+    }
+}
+
+impl SharedType {
+    fn make(base: &Bound<'_, PyType>) -> PyResult<Self> {
+        let class = make_class(base, "_ThreadSafeHandle", &[], "A callback that another thread scheduled.")?;
+        for method in SHARED_METHODS.iter().chain(&HANDLE_METHODS[2..]) {
+            method.install(&class)?;
+        }
+        Ok(Self { busy: Slot::of(base, "_lock")?, class: class.unbind() })
+    }
+
+    fn set_busy(&self, handle: &Bound<'_, PyAny>, busy: bool) {
+        // SAFETY: an instance of the class with this slot, inside a critical section.
+        unsafe { self.busy.replace(handle, truth(handle.py(), busy)) };
     }
 }
 
@@ -149,6 +194,21 @@ pub fn new_handle<'py>(
     // SAFETY: made by `make_class` on asyncio's Python classes.
     let handle = unsafe { allocate(types.handle.bind(event_loop.py()))? };
     fill(types, &handle, event_loop, callback)?;
+    Ok(handle)
+}
+
+/// Makes a handle that any thread may cancel, of the class that this Python has for it.
+pub fn new_shared_handle<'py>(
+    types: &HandleTypes,
+    event_loop: &Bound<'py, EventLoop>,
+    callback: Callback<'py>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let Some(shared) = &types.shared else { return new_handle(types, event_loop, callback) };
+    // SAFETY: made by `make_class` on asyncio's Python classes.
+    let handle = unsafe { allocate(shared.class.bind(event_loop.py()))? };
+    fill(types, &handle, event_loop, callback)?;
+    // SAFETY: an instance of the class that has this slot, it is empty, and nobody else has it yet.
+    unsafe { shared.busy.fill(&handle, truth(event_loop.py(), false)) };
     Ok(handle)
 }
 
@@ -233,17 +293,24 @@ pub fn run(types: &HandleTypes, event_loop: &Bound<'_, EventLoop>, handle: &Boun
         if types.cancelled.is(handle.as_ptr(), ffi::Py_True()) {
             return None;
         }
+        if let Some(shared) = types.shared(handle.as_ptr()) {
+            shared.set_busy(handle, true);
+        }
         Some((types.callback.get(handle)?, types.args.get(handle)?, types.context.get(handle)?))
     });
     let Some((callback, args, context)) = taken else {
         return Ok(());
     };
     let result = call::in_context(&context, || call::apply(&callback, args.cast::<PyTuple>()?));
-    match result {
+    let result = match result {
         Ok(_) => Ok(()),
         Err(error) if call::escapes(py, &error) => Err(error),
         Err(error) => report(types, event_loop, handle, &error),
+    };
+    if let Some(shared) = types.shared(handle.as_ptr()) {
+        with_critical_section(handle, || shared.set_busy(handle, false));
     }
+    result
 }
 
 /// Tells the loop's exception handler that a callback failed, as `asyncio.Handle._run` does.
@@ -317,20 +384,64 @@ fn cancel_timer<'py>(handle: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> 
     Ok(py.None().into_bound(py))
 }
 
+fn cancel_shared<'py>(handle: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let py = handle.py();
+    let types = HandleTypes::get(py)?;
+    while try_cancel(types, handle, || !is_busy(types, handle))?.is_none() {
+        wait_while_busy(types, handle)?;
+    }
+    Ok(py.None().into_bound(py))
+}
+
+fn cancelled_shared<'py>(handle: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    wait_while_busy(HandleTypes::get(handle.py())?, handle)?;
+    cancelled(handle)
+}
+
+/// Whether the callback runs right now in another thread.
+fn is_busy(types: &HandleTypes, handle: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: an instance of the class with these slots, and True is immortal.
+    unsafe {
+        let running = types.shared(handle.as_ptr()).is_some_and(|it| it.busy.is(handle.as_ptr(), ffi::Py_True()));
+        let event_loop = types.event_loop.get(handle);
+        running && event_loop.is_some_and(|it| it.cast::<EventLoop>().is_ok_and(|it| !it.get().runs_here()))
+    }
+}
+
+/// Waits until the callback does not run in another thread. Hardly ever has to.
+fn wait_while_busy(types: &HandleTypes, handle: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = handle.py();
+    let mut pause = Duration::from_micros(20);
+    while with_critical_section(handle, || is_busy(types, handle)) {
+        py.detach(|| std::thread::sleep(pause));
+        py.check_signals()?;
+        pause = (pause * 2).min(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
 /// Marks a handle as cancelled and lets go of its callback. Says whether it was live.
 fn cancel_once(types: &HandleTypes, handle: &Bound<'_, PyAny>) -> PyResult<bool> {
+    Ok(try_cancel(types, handle, || true)?.unwrap_or(false))
+}
+
+/// As [`cancel_once`], unless `may` forbids it, which is asked while no other thread can change the handle.
+fn try_cancel(types: &HandleTypes, handle: &Bound<'_, PyAny>, may: impl FnOnce() -> bool) -> PyResult<Option<bool>> {
     let py = handle.py();
     // SAFETY: a method of our classes; the slot is set once, when the handle is made.
     let event_loop = unsafe { types.event_loop.get(handle) };
     let event_loop = event_loop.ok_or_else(|| PyRuntimeError::new_err("the handle was never scheduled"))?;
     // SAFETY: as above, and the critical section keeps other threads away from the slots.
     let live = with_critical_section(handle, || unsafe {
+        if !may() {
+            return None;
+        }
         let live = !types.cancelled.is(handle.as_ptr(), ffi::Py_True());
         types.cancelled.replace(handle, truth(py, true));
-        live
+        Some(live)
     });
-    if !live {
-        return Ok(false);
+    if live != Some(true) {
+        return Ok(live);
     }
     if event_loop.cast::<EventLoop>()?.get().is_debug() {
         // Keeps what the callback was, for the log of slow callbacks.
@@ -343,7 +454,7 @@ fn cancel_once(types: &HandleTypes, handle: &Bound<'_, PyAny>) -> PyResult<bool>
     let _old = with_critical_section(handle, || unsafe {
         (types.callback.replace(handle, none()), types.args.replace(handle, none()))
     });
-    Ok(true)
+    Ok(Some(true))
 }
 
 fn cancelled<'py>(handle: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {

@@ -11,7 +11,7 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyTuple, PyType};
 
 use super::call;
 use super::event_loop::EventLoop;
-use super::handle::{Callback, HandleTypes, new_handle, new_timer};
+use super::handle::{Callback, HandleTypes, new_handle, new_shared_handle, new_timer};
 use super::native::{Args, Method, method};
 use super::state::Item;
 use crate::sched::monotonic;
@@ -54,19 +54,7 @@ fn call_soon_threadsafe<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Py
         check(this, &callback, "call_soon_threadsafe", false)?;
     }
     let py = slf.py();
-    let handle = match threadsafe_class(py)? {
-        // Since 3.14 such a handle can be cancelled from any thread; asyncio's class has the lock for that.
-        Some(class) => {
-            let handle = class.bind(py).call1((callback.function, callback.args, slf, callback.context))?;
-            let traceback = handle.getattr(intern!(py, "_source_traceback"))?;
-            if !traceback.is_none() {
-                // The innermost frame is that of the class's own `__init__`.
-                traceback.del_item(-1)?;
-            }
-            handle
-        }
-        None => new_handle(HandleTypes::get(py)?, this, callback)?,
-    };
+    let handle = new_shared_handle(HandleTypes::get(py)?, this, callback)?;
     core.push_threadsafe(py, handle.clone().unbind());
     Ok(handle)
 }
@@ -163,16 +151,6 @@ fn class<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let found = cell.get_or_try_init(py, || py.import(module)?.getattr(name).map(Bound::unbind))?;
     Ok(found.bind(py).clone())
-}
-
-/// asyncio's class for handles that several threads may cancel, where it has one.
-fn threadsafe_class(py: Python<'_>) -> PyResult<Option<&'static Py<PyAny>>> {
-    static CLASS: PyOnceLock<Option<Py<PyAny>>> = PyOnceLock::new();
-    let class = CLASS.get_or_try_init(py, || {
-        let class = py.import("asyncio.events")?.getattr_opt("_ThreadSafeHandle")?;
-        Ok::<_, PyErr>(class.map(Bound::unbind))
-    })?;
-    Ok(class.as_ref())
 }
 
 /// The callback among the arguments of `method`: the last of `names`, then its own arguments, and `context=`.
