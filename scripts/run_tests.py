@@ -102,16 +102,22 @@ def conform(backend: str) -> list[Suite]:
         return [RUST[2], PYTHON[0]]
     os.environ["ZLOOP_REQUIRE"] = backend  # one that cannot open here is a failure, not a skip
     os.environ["ZLOOP_TEST_BACKENDS"] = f"asyncio,{backend}"
-    return [
-        Suite(
-            f"conformance, Rust, {backend}",
-            lambda: cargo("--package", "zloop-conformance", "--test", "backends", f"{backend}::"),
-        ),
-        Suite(
-            f"conformance, Python, {backend}",
-            lambda: pytest(CONFORMANCE),
-        ),
-    ]
+    suites = [Suite(f"conformance, Rust, {backend}", lambda: clauses(backend))]
+    if backend != "sim":  # which lives in memory: no loop runs on it
+        suites.append(Suite(f"conformance, Python, {backend}", lambda: pytest(CONFORMANCE)))
+    return suites
+
+
+def clauses(backend: str) -> Outcome:
+    """Runs the contract's cases, with one line for each clause."""
+    command = ["cargo", "run", "--quiet", "--package", "zloop-conformance", "--bin", "conform"]
+    done = subprocess.run(
+        [*command, "--", backend], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
+    )
+    print(done.stdout, end="", flush=True)
+    total = re.search(r"(\d+) of (\d+) cases passed", done.stdout)
+    passed, cases = map(int, total.groups()) if total else (0, 0)
+    return Outcome(passed=passed, failed=cases - passed or int(done.returncode != 0))
 
 
 def run(suites: list[Suite]) -> list[tuple[Suite, Outcome, float]]:

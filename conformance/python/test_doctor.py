@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
-zloop = pytest.importorskip("zloop")  # a run for stock asyncio alone may lack it
+pytest.importorskip("zloop", reason="a run for stock asyncio alone may lack it")
+
+import zloop  # noqa: E402
 from zloop._choice import chosen_backend  # noqa: E402
 
 CHOICES = [

@@ -23,6 +23,9 @@ use super::state::{Item, Source, State};
 use super::{call, run, stream, watch};
 use crate::sched::{Inbox, monotonic};
 
+/// After so many callbacks that wait in the inbox, the thread that brings more lets others run.
+const CROWD: usize = 1024;
+
 /// The native base of `zloop.Loop`. `backend` names one, or is None for the best that opens.
 #[pyclass(name = "EventLoop", module = "zloop._zloop", subclass, frozen)]
 pub struct EventLoop {
@@ -103,13 +106,19 @@ impl EventLoop {
             self.push(py, Item::Handle(handle));
             return;
         }
-        if self.runs() {
-            self.inbox.push(handle);
-        } else {
+        if !self.runs() {
             self.take_inbox(py);
             self.push(py, Item::Handle(handle));
+            self.wake();
+            return;
         }
+        let waiting = self.inbox.push(handle);
         self.wake();
+        if waiting % CROWD == 0 {
+            // Waking an awake loop makes no system call, so a thread that only schedules would never let go of the GIL,
+            // and the loop would fall ever further behind.
+            py.detach(std::thread::yield_now);
+        }
     }
 
     /// Puts a handle among the timers.

@@ -109,7 +109,7 @@ impl HandleTypes {
         let types = Self::get(module.py())?;
         module.add("Handle", types.handle.bind(module.py()))?;
         if let Some(shared) = &types.shared {
-            module.add("_ThreadSafeHandle", shared.class.bind(module.py()))?;
+            module.setattr("_ThreadSafeHandle", shared.class.bind(module.py()))?;
         }
         module.add("TimerHandle", types.timer.bind(module.py()))
     }

@@ -22,11 +22,12 @@ impl<T> Default for Inbox<T> {
 }
 
 impl<T> Inbox<T> {
-    /// Adds an item. The caller wakes the loop afterwards.
-    pub fn push(&self, item: T) {
+    /// Adds an item and says how many wait now. The caller wakes the loop afterwards.
+    pub fn push(&self, item: T) -> usize {
         let mut items = self.lock();
         items.push(item);
         self.filled.store(true, Ordering::Release);
+        items.len()
     }
 
     /// Whether an item may be waiting.
@@ -69,7 +70,7 @@ mod tests {
         std::thread::scope(|scope| {
             for thread in 0..THREADS {
                 let inbox = &inbox;
-                scope.spawn(move || (0..ITEMS).for_each(|n| inbox.push((thread, n))));
+                scope.spawn(move || (0..ITEMS).for_each(|n| _ = inbox.push((thread, n))));
             }
             let mut batch = Vec::new();
             while seen.iter().map(Vec::len).sum::<usize>() < (THREADS * ITEMS) as usize {

@@ -69,13 +69,11 @@ fn exact_bytes<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     {
         return snapshot(data);
     }
-    let what = if data.py().version_info() >= (3, 13) {
-        "bytes, bytearray, or memoryview object"
-    } else {
-        "bytes-like object"
-    };
-    let name = data.get_type().name()?;
-    Err(pyo3::exceptions::PyTypeError::new_err(format!("data argument must be a {what}, not {}", name.repr()?)))
+    // asyncio's words for it differ from version to version; its own method says them before it looks at `self`.
+    let py = data.py();
+    let asyncio = py.import("asyncio.selector_events")?.getattr("_SelectorSocketTransport")?;
+    asyncio.call_method1(intern!(py, "write"), (py.None(), data))?;
+    Err(pyo3::exceptions::PyTypeError::new_err("data argument must be a bytes-like object"))
 }
 
 fn snapshot<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
