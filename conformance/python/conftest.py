@@ -38,6 +38,9 @@ def rows() -> list[str]:
 
 def pytest_configure(config):
     config.zloop_rows = rows()
+    # A shell starts what it puts in the background with SIGINT ignored, and Python leaves that alone.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header(config):

@@ -114,7 +114,7 @@ impl EventLoop {
         }
         let waiting = self.inbox.push(handle);
         self.wake();
-        if waiting % CROWD == 0 {
+        if waiting.is_multiple_of(CROWD) {
             // Waking an awake loop makes no system call, so a thread that only schedules would never let go of the GIL,
             // and the loop would fall ever further behind.
             py.detach(std::thread::yield_now);

@@ -42,7 +42,7 @@ impl Slice {
         self.ended
             || self.turns >= MOST_TURNS
             || clocks.coarse() != self.tick
-            || (self.turns % TURNS_PER_LOOK == 0 && clocks.exact() - self.began >= LONGEST)
+            || (self.turns.is_multiple_of(TURNS_PER_LOOK) && clocks.exact() - self.began >= LONGEST)
     }
 
     /// The loop has polled.
