@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("zloop", reason="a run for stock asyncio alone may lack it")
 
-import zloop  # noqa: E402
-from zloop._choice import chosen_backend  # noqa: E402
+import zloop
+from zloop._choice import chosen_backend
 
 CHOICES = [
     (None, {}, None),
