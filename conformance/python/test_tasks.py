@@ -390,3 +390,21 @@ def test_awaiting_in_wrong_places(compare):
         return loop.run_until_complete(main())
 
     assert compare(scenario) == ("RuntimeError", "This event loop is already running")
+
+
+@pytest.mark.parametrize("name", ["Task", "Future"])
+def test_asyncios_classes_are_looked_up_when_needed(loop, monkeypatch, name):
+    """Tests and tools put the pure Python classes, or their own, into asyncio's modules."""
+    module = asyncio.tasks if name == "Task" else asyncio.futures
+    pure = getattr(module, "_Py" + name)
+    monkeypatch.setattr(module, name, pure)
+    if name == "Future":
+        assert type(loop.create_future()) is pure
+        return
+
+    async def main():
+        return 5
+
+    task = loop.create_task(main())
+    assert type(task) is pure
+    assert loop.run_until_complete(task) == 5

@@ -7,7 +7,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyDict, PyFloat, PyTuple, PyType};
+use pyo3::types::{PyBool, PyDict, PyFloat, PyString, PyTuple, PyType};
 
 use super::call;
 use super::event_loop::EventLoop;
@@ -117,7 +117,7 @@ fn create_future<'py>(slf: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = slf.py();
     let options = PyDict::new(py);
     options.set_item(intern!(py, "loop"), slf)?;
-    class(py, &FUTURE, "asyncio.futures", "Future")?.call((), Some(&options))
+    class(py, &FUTURES, "asyncio.futures", intern!(py, "Future"))?.call((), Some(&options))
 }
 
 fn create_task<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
@@ -130,27 +130,29 @@ fn create_task<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> PyResult<Bo
     }
     // Factories and options differ from version to version: that is CPython's to know.
     if args.len() != 1 || args.has_keywords() || this.get().has_task_factory(py) || this.get().is_debug() {
-        let base = class(py, &BASE_LOOP, "asyncio.base_events", "BaseEventLoop")?;
+        let base = class(py, &BASE_EVENTS, "asyncio.base_events", intern!(py, "BaseEventLoop"))?;
         let arguments: Vec<_> = std::iter::once(slf.clone()).chain(args.tuple_from(0)?).collect();
         let arguments = PyTuple::new(py, arguments)?;
         return base.getattr(intern!(py, "create_task"))?.call(arguments, Some(&options));
     }
     options.set_item(intern!(py, "loop"), slf)?;
-    class(py, &TASK, "asyncio.tasks", "Task")?.call((args.get(0),), Some(&options))
+    class(py, &TASKS, "asyncio.tasks", intern!(py, "Task"))?.call((args.get(0),), Some(&options))
 }
 
-static FUTURE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-static TASK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-static BASE_LOOP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static FUTURES: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+static TASKS: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+static BASE_EVENTS: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
 
+/// A class of one of asyncio's modules, looked up anew each time as asyncio's own code does: programs and tests put their
+/// own, or the pure Python ones, in these places.
 fn class<'py>(
     py: Python<'py>,
-    cell: &'static PyOnceLock<Py<PyAny>>,
+    cell: &'static PyOnceLock<Py<PyModule>>,
     module: &str,
-    name: &str,
+    name: &Bound<'py, PyString>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let found = cell.get_or_try_init(py, || py.import(module)?.getattr(name).map(Bound::unbind))?;
-    Ok(found.bind(py).clone())
+    let module = cell.get_or_try_init(py, || py.import(module).map(Bound::unbind))?;
+    module.bind(py).getattr(name)
 }
 
 /// The callback among the arguments of `method`: the last of `names`, then its own arguments, and `context=`.
