@@ -46,10 +46,11 @@ def test_sendfile(run, loop, file, offset, count):
     run(main())
 
 
-def test_order_with_writes_before_and_after(run, loop, file):
+@pytest.mark.parametrize("size", [4, 1_000_000])
+def test_order_with_writes_before_and_after(run, loop, file, size):
     async def main():
         async with piped() as (transport, protocol, peer):
-            head, tail = pattern(1_000_000), b"tail"
+            head, tail = pattern(size), b"tail"
             reading = loop.run_in_executor(None, recv_exactly, peer, len(head) + SIZE + len(tail))
             transport.write(head)
             assert await loop.sendfile(transport, file) == SIZE

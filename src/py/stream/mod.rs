@@ -252,6 +252,13 @@ impl State {
     fn is_idle(&self) -> bool {
         self.queue.is_empty() && !self.in_flight
     }
+
+    /// Whether all bytes have left and somebody waits to hear of it: a paused protocol, `sendfile`, a close or an end of
+    /// the stream that was asked for while the kernel was full.
+    fn owes_news(&self) -> bool {
+        let ending = self.closing || (self.eof && !self.shut);
+        self.is_idle() && self.conn_lost == 0 && (ending || self.empty_waiter.is_some() || self.mark.is_paused())
+    }
 }
 
 /// Fills in what `get_extra_info` knows of any socket.

@@ -13,7 +13,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView};
 use zloop_backends::{AnyBackend, Backend, Interest, MAX_SLICES, Sent, Token};
 
 use super::super::event_loop::EventLoop;
-use super::super::{call, errors};
+use super::super::{call, errors, run};
 use super::{Conn, attach, close, with_conn};
 use crate::io::WriteQueue;
 
@@ -138,12 +138,16 @@ fn added(conn: Conn<'_, '_>) -> PyResult<()> {
 pub fn flush_dirty(this: &Bound<'_, EventLoop>) -> PyResult<()> {
     let py = this.py();
     while let Some(transport) = this.get().state.with(py, |state| state.dirty.pop()) {
-        with_conn(transport.bind(py), |conn| {
+        let outcome = with_conn(transport.bind(py), |conn| {
             conn.state(|state| state.dirty = false);
             flush(conn)?;
-            // Somebody may be waiting for the last byte: a close that was asked for while the kernel was full.
-            if conn.state(|state| state.is_idle()) { progressed(conn) } else { Ok(()) }
-        })?;
+            if conn.state(|state| state.owes_news()) {
+                call::in_context(&conn.write_context(), || progressed(conn))?;
+            }
+            Ok(())
+        });
+        // Like any callback's, an exception of the protocol must not end the loop.
+        outcome.or_else(|error| run::report(this, "StreamTransport._flush()", error))?;
     }
     Ok(())
 }
@@ -171,7 +175,7 @@ pub fn settle(conn: Conn<'_, '_>) -> PyResult<()> {
     }
     // Whoever waits for the last byte is served when the running callback returns.
     let later = conn.state(|state| {
-        let later = state.is_idle() && !state.dirty && (state.closing || state.mark.is_paused());
+        let later = !state.dirty && state.owes_news();
         state.dirty |= later;
         later
     });
@@ -280,7 +284,9 @@ fn progressed(conn: Conn<'_, '_>) -> PyResult<()> {
     if !idle {
         return Ok(());
     }
-    if let Some(waiter) = waiter {
+    if let Some(waiter) = waiter
+        && !waiter.call_method0(py, intern!(py, "done"))?.is_truthy(py)?
+    {
         waiter.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
     }
     if closing {
