@@ -31,6 +31,7 @@ DISTRIBUTIONS = {
     "zuvloop": "its wheels need CPython 3.14 or newer",
     "rloop": "",
     "rsloop": "its wheels for Linux need glibc 2.39 or newer",
+    "aiofastnet": "",
 }
 # This one shares zloop's name, so it lives in a folder of its own.
 ZIG = "zloop-zig"
@@ -45,6 +46,10 @@ GROUPS = [
     "connections",
     "http",
     "https",
+    "aiohttp",
+    "client",
+    "websockets",
+    "uvloop-bench",
     "ops",
     "idle",
     "import",
@@ -208,10 +213,13 @@ def versions(environment: Environment) -> dict[str, str]:
         "zuvloop",
         "rloop",
         "rsloop",
+        "aiofastnet",
         ZIG,
         *environment.builds,
         "uvicorn",
         "httptools",
+        "aiohttp",
+        "websockets",
     ]:
         if name in environment.missing:
             continue

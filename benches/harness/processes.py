@@ -42,6 +42,10 @@ class Cores:
         allowed = sorted(os.sched_getaffinity(0))
         return cls(allowed[0], allowed[1]) if len(allowed) > 1 else cls(None, None)
 
+    def swapped(self) -> Cores:
+        """Return the cores for when the client is measured and the server is its load."""
+        return Cores(self.load, self.server)
+
 
 def pinned(core: int | None) -> Callable[[], None]:
     """Return what a child process calls first: it pins itself and allows itself many files."""

@@ -16,6 +16,10 @@ PRIMARY = {
     "connections": ("cpu_us", "server CPU, µs per connection"),
     "http": ("cpu_us", "server CPU, µs per request"),
     "https": ("cpu_us", "server CPU, µs per request"),
+    "aiohttp server": ("cpu_us", "server CPU, µs per request"),
+    "aiohttp client": ("cpu_us", "client CPU, µs per request"),
+    "websockets": ("cpu_us", "server CPU, µs per message"),
+    "uvloop benchmark": ("cpu_us", "server CPU, µs per message"),
     "loop operations": ("us", "µs per operation"),
     "import": ("ms", "ms"),
     "idle connections": (None, ""),
@@ -29,6 +33,10 @@ SECONDARY = {
     "connections": [("per_s", "connections per second")],
     "http": [("per_s", "requests per second"), ("p99_us", "p99 latency, µs")],
     "https": [("per_s", "requests per second")],
+    "aiohttp server": [("per_s", "requests per second")],
+    "aiohttp client": [("per_s", "requests per second")],
+    "websockets": [("per_s", "messages per second")],
+    "uvloop benchmark": [("per_s", "messages per second")],
 }
 
 

@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from harness.applications import AiohttpClient, AiohttpServer, UvloopBench, WebSockets
 from harness.environment import GROUPS, Environment
 from harness.processes import Cores, RunError
 from harness.results import Results, is_disturbed
@@ -142,8 +143,16 @@ def workloads(options: argparse.Namespace, folder: Path) -> list[Workload]:
         "connections": lambda _: [Churn(8, "proto", 1), Churn(8, "streams", 1)],
         "http": lambda options: http(options, None, None),
         "https": lambda options: http(options, *certificate(folder)),
+        "aiohttp": lambda _: [AiohttpServer(32, body) for body in (20, 100_000)],
+        "client": lambda _: [AiohttpClient(8, body) for body in (20, 100_000)],
+        "websockets": lambda _: [WebSockets(8, size) for size in (KIB, 100 * KIB)],
+        "uvloop-bench": lambda options: [
+            UvloopBench(mode, size)
+            for mode in options.modes or ["proto", "buffered", "streams"]
+            for size in options.sizes or [1000, 10_000, 100_000]
+        ],
         "ops": lambda _: [Operations()],
-        "idle": lambda options: [Idle(1000 if options.quick else 8000, 2.0)],
+        "idle": lambda options: [Idle(1000 if options.quick else 10_000, 2.0)],
         "import": lambda _: [Import()],
     }
     groups = options.only or (QUICK_GROUPS if options.quick else GROUPS)

@@ -1,9 +1,9 @@
 """Creates the event loop that a benchmark names.
 
-A name is `asyncio`, `uvloop`, `zuvloop`, `rloop`, `rsloop`, `zloop`, `zloop:BACKEND`, `base` or
-`base:BACKEND` (another build of zloop), or `zloop-zig` (the project of that name at version
-0.0.1, written in Zig). Those that share the module name `zloop` are told apart by PYTHONPATH,
-which the harness sets.
+A name is `asyncio`, `uvloop`, `zuvloop`, `rloop`, `rsloop`, `aiofastnet` (its transports on
+uvloop's loop), `zloop`, `zloop:BACKEND`, `base` or `base:BACKEND` (another build of zloop), or
+`zloop-zig` (the project of that name at version 0.0.1, written in Zig). Those that share the
+module name `zloop` are told apart by PYTHONPATH, which the harness sets.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ def loop_factory(name: str) -> LoopFactory:
         return asyncio.new_event_loop
     if module_name in ("base", "zloop-zig"):
         module_name = "zloop"
-    make = importlib.import_module(module_name).new_event_loop
+    module = importlib.import_module(module_name)
+    if module_name == "aiofastnet":
+        return module.loop_factory(loop_factory("uvloop"))  # type: ignore[no-any-return]
+    make = module.new_event_loop
     if backend:
         return lambda: make(backend=backend)
     return make  # type: ignore[no-any-return]

@@ -3,7 +3,7 @@
 
 /// How many different messages there are. Odd and prime, so that it shares no factor with the
 /// number of connections or with the size of anybody's buffer.
-const VARIANTS: usize = 251;
+pub const VARIANTS: usize = 251;
 
 /// Messages of one size: slices, at moving offsets, of one string of noise.
 ///
@@ -32,9 +32,12 @@ impl Payload {
 
     /// Message number `sequence` of connection `connection`.
     pub fn message(&self, connection: usize, sequence: u64) -> &[u8] {
-        let sequence = (sequence % VARIANTS as u64) as usize;
-        let offset = (connection * 61 + sequence) % VARIANTS;
-        &self.noise[offset..offset + self.size]
+        self.content(variant(connection, sequence))
+    }
+
+    /// The message of a [`variant`].
+    pub fn content(&self, variant: usize) -> &[u8] {
+        &self.noise[variant..variant + self.size]
     }
 
     /// Compares `bytes`, which start at offset `at` of the reply, with what was sent; says where
@@ -56,6 +59,12 @@ impl Payload {
             expected[wrong]
         ))
     }
+}
+
+/// Which of the [`VARIANTS`] is message number `sequence` of connection `connection`.
+pub fn variant(connection: usize, sequence: u64) -> usize {
+    let sequence = (sequence % VARIANTS as u64) as usize;
+    (connection * 61 + sequence) % VARIANTS
 }
 
 /// SplitMix64: the same noise in every run, with no period that a buffer size could hide in.

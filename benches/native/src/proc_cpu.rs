@@ -58,8 +58,9 @@ mod tests {
         while start.elapsed() < Duration::from_millis(100) {}
         let burnt = Usage::of_process(pid).expect("still here") - before;
         assert!(burnt.ran > Duration::ZERO, "{burnt:?}");
-        // However busy the machine, a thread that wants to run either runs or waits.
-        assert!(burnt.ran + burnt.waited > Duration::from_millis(90), "only {burnt:?}");
+        // However busy the machine, a thread that wants to run either runs or waits; what a hypervisor takes away
+        // counts as neither.
+        assert!(burnt.ran + burnt.waited > Duration::from_millis(40), "only {burnt:?}");
     }
 
     #[test]

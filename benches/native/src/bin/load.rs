@@ -11,6 +11,7 @@ use zloop_bench::address::Address;
 use zloop_bench::client::echo::Echo;
 use zloop_bench::client::exchange::{self, Target};
 use zloop_bench::client::http::Http;
+use zloop_bench::client::websocket::WebSocket;
 use zloop_bench::client::{churn, datagram};
 use zloop_bench::measure::{Plan, Report};
 use zloop_bench::socket::Tls;
@@ -50,6 +51,16 @@ enum Workload {
         /// Bytes that every body must have; otherwise the first reply sets the standard.
         #[arg(long)]
         body: Option<usize>,
+    },
+    /// Send binary messages over WebSockets and expect each one back.
+    Websocket {
+        #[command(flatten)]
+        server: Server,
+        #[command(flatten)]
+        streams: Streams,
+        /// Bytes per message.
+        #[arg(long, default_value_t = 1024, value_parser = size)]
+        size: usize,
     },
     /// Send datagrams and expect each one back. --connect tcp:HOST:PORT is read as UDP.
     Udp {
@@ -129,6 +140,10 @@ fn run(workload: Workload) -> Result<Report, Box<dyn Error>> {
                 Some(file) => Http::new(std::fs::read(file)?, body),
                 None => Http::get(&path, &streams.tls_name, body),
             };
+            Ok(exchange::run(&target(&server, &streams)?, dialogue, server.plan())?)
+        }
+        Workload::Websocket { server, streams, size } => {
+            let dialogue = WebSocket::new(size, &streams.tls_name);
             Ok(exchange::run(&target(&server, &streams)?, dialogue, server.plan())?)
         }
         Workload::Udp { server, size } => match &server.connect {
