@@ -2,12 +2,14 @@
 
 Each test that asks for ``loop_factory`` (or for ``loop``, ``run``, ``compare`` or
 ``script``, which stand on it) runs once on stock asyncio and once on every zloop
-backend that this machine has. ZLOOP_TEST_BACKENDS=epoll,asyncio narrows that.
+backend that this machine has. ZLOOP_TEST_BACKENDS=epoll,asyncio narrows that, and with
+ZLOOP_REQUIRE=epoll,io_uring a backend that is missing is an error.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import logging
 import os
@@ -23,17 +25,28 @@ from harness import Leaks, LoopFactory, Reports, managed_loop, run_script
 
 def rows() -> list[str]:
     """The rows to run: a zloop that cannot be imported is an error, not a skip."""
-    wanted = [n.strip() for n in os.environ.get("ZLOOP_TEST_BACKENDS", "").split(",") if n.strip()]
+    wanted, required = names("ZLOOP_TEST_BACKENDS"), names("ZLOOP_REQUIRE")
     if wanted == ["asyncio"]:
         return wanted
-    import zloop
+    here = ["asyncio", *(name for name, reason in backends().items() if reason is None)]
+    missing = (set(wanted) | set(required) - {"sim"}) - set(here)
+    if missing:
+        why = "; ".join(f"{name}: {backends().get(name, 'unknown')}" for name in sorted(missing))
+        raise pytest.UsageError(f"ZLOOP_TEST_BACKENDS, ZLOOP_REQUIRE: not among {here}: {why}")
+    return [n if n == "asyncio" else f"zloop-{n}" for n in wanted or here]
 
-    every = ["asyncio"] + [f"zloop-{name}" for name in zloop.available_backends()]
-    chosen = [n if n == "asyncio" else "zloop-" + n.removeprefix("zloop-") for n in wanted]
-    unknown = set(chosen) - set(every)
-    if unknown:
-        raise pytest.UsageError(f"ZLOOP_TEST_BACKENDS: {sorted(unknown)} not among {every}")
-    return chosen or every
+
+def names(variable: str) -> list[str]:
+    listed = os.environ.get(variable, "").split(",")
+    return [name.strip().removeprefix("zloop-") for name in listed if name.strip()]
+
+
+@functools.cache
+def backends() -> dict[str, str | None]:
+    """Every backend that zloop knows, and why it cannot be tested here."""
+    from zloop._zloop import diagnose
+
+    return {report["name"]: report.get("reason") for report in diagnose()}
 
 
 def pytest_configure(config):
@@ -44,7 +57,11 @@ def pytest_configure(config):
 
 
 def pytest_report_header(config):
-    return f"loops: {', '.join(config.zloop_rows)}; debug: {bool(os.environ.get('PYTHONASYNCIODEBUG'))}"
+    debug = bool(os.environ.get("PYTHONASYNCIODEBUG"))
+    lines = [f"loops: {', '.join(config.zloop_rows)}; debug: {debug}"]
+    if config.zloop_rows != ["asyncio"]:
+        lines += [f"no {name} here: {reason}" for name, reason in backends().items() if reason]
+    return lines
 
 
 def pytest_generate_tests(metafunc):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import collections
 import contextlib
 import gc
 import os
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+from asyncio import transports
 from dataclasses import dataclass
 
 import pytest
@@ -115,8 +117,21 @@ def finish(loop) -> list[str]:
     for task in left:
         task.cancel()
     loop.run_until_complete(_wind_up(loop, left))
+    sends = in_flight(loop)
     loop.close()
+    assert not sends, f"{sends} sends are in flight after the last turn"
+    assert not any(stats(loop).values()), f"a closed loop holds {stats(loop)}"
     return names
+
+
+def stats(loop) -> dict[str, int]:
+    """What a zloop loop holds; nothing of any other."""
+    return loop._stats() if hasattr(loop, "_stats") else {}
+
+
+def in_flight(loop) -> int:
+    """Sends that the kernel has not answered."""
+    return stats(loop).get("in_flight", 0)
 
 
 def pending(loop) -> list[asyncio.Task]:
@@ -132,9 +147,10 @@ async def _wind_up(loop, tasks) -> None:
 
 
 class Leaks:
-    """Compares open files and threads of this process before and after a test."""
+    """Compares what this process holds before and after a test: open files, threads, handles, transports."""
 
     def __init__(self) -> None:
+        self.objects = loop_objects()
         self.files = open_files()
         self.threads = set(threading.enumerate())
         self.native = native_threads()
@@ -143,6 +159,8 @@ class Leaks:
         gc.collect()
         self._poll(lambda: not self._new_threads(), self._new_threads)
         self._poll(lambda: not self._new_files(), self._new_files)
+        alive = loop_objects() - self.objects
+        assert not alive, f"still alive: {dict(alive)}"
 
     def _poll(self, fine, what) -> None:
         # A thread that was told to end, or a reaped child, needs a moment.
@@ -160,6 +178,19 @@ class Leaks:
     def _new_files(self):
         now = open_files()
         return {fd: name for fd, name in now.items() if self.files.get(fd) != name}
+
+
+def loop_objects() -> collections.Counter[str]:
+    """How many handles and transports of zloop there are, whoever holds them.
+
+    asyncio's are not counted: a traceback in a log record holds them, through frames that native code has not.
+    """
+    kinds = (asyncio.Handle, transports._FlowControlMixin)
+    return collections.Counter(
+        kind.__name__
+        for kind in map(type, gc.get_objects())
+        if issubclass(kind, kinds) and kind.__module__.startswith("zloop")
+    )
 
 
 def open_files() -> dict[int, str]:

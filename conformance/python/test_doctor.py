@@ -1,6 +1,7 @@
-"""`python -m zloop`, and how a backend is chosen."""
+"""`python -m zloop`: what it finds, and how it says so."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -9,35 +10,16 @@ import pytest
 pytest.importorskip("zloop", reason="a run for stock asyncio alone may lack it")
 
 import zloop
-from zloop._choice import chosen_backend
-
-CHOICES = [
-    (None, {}, None),
-    ("epoll", {"ZLOOP_BACKEND": "poll", "ZLOOP_IO_URING": "1"}, "epoll"),
-    (None, {"ZLOOP_BACKEND": "poll", "ZLOOP_IO_URING": "1"}, "poll"),
-    (None, {"ZLOOP_IO_URING": "completion"}, "io_uring"),
-    (None, {"ZLOOP_IO_URING": "TRUE"}, "io_uring"),
-    (None, {"ZLOOP_IO_URING": "off", "ZLOOP_BACKEND": ""}, None),
-    ("auto", {"ZLOOP_BACKEND": "poll"}, None),
-    (None, {"ZLOOP_BACKEND": "auto", "ZLOOP_IO_URING": "1"}, None),
-]
 
 
-@pytest.mark.parametrize(("argument", "environment", "chosen"), CHOICES)
-def test_the_argument_beats_the_environment(argument, environment, chosen):
-    assert chosen_backend(argument, environment) == chosen
-
-
-def test_a_value_without_a_meaning_is_refused():
-    with pytest.raises(
-        ValueError, match=r"ZLOOP_IO_URING='maybe' means nothing; use one of .*completion"
-    ):
-        chosen_backend(None, {"ZLOOP_IO_URING": "maybe"})
-
-
-def doctor(*arguments):
+def doctor(*arguments, **environment):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("ZLOOP_")}
     return subprocess.run(
-        [sys.executable, "-m", "zloop", *arguments], capture_output=True, text=True, timeout=20
+        [sys.executable, "-m", "zloop", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env={**clean, **environment},
     )
 
 
@@ -58,7 +40,44 @@ def test_the_doctor_is_readable():
     text = doctor().stdout
     for name in zloop.available_backends():
         assert f"{name:<10}works" in text
-    assert "A new loop runs on" in text
+    assert f"A new loop runs on {works_first()}, the first of epoll, kqueue, poll" in text
+    assert max(map(len, text.splitlines())) < 80
+
+
+def works_first():
+    """What an automatic choice takes here."""
+    return next(name for name in zloop.available_backends() if name != "io_uring")
+
+
+@pytest.mark.parametrize(
+    ("environment", "variable"),
+    [({"ZLOOP_BACKEND": "poll", "ZLOOP_IO_URING": "1"}, "ZLOOP_BACKEND"), ({}, "zloop")],
+)
+def test_it_says_who_chose(environment, variable):
+    report = json.loads(doctor("--json", **environment).stdout)
+    assert (report["chosen_by"], report["problem"]) == (variable, None)
+    assert report["chosen"] == environment.get("ZLOOP_BACKEND", works_first())
+    text = doctor(**environment).stdout
+    assert f"A new loop runs on {report['chosen']}" in text
+    assert variable == "zloop" or f"because {variable} says so" in text
+
+
+@pytest.mark.parametrize(
+    ("environment", "problem"),
+    [
+        (
+            {"ZLOOP_BACKEND": "nonsense"},
+            "ZLOOP_BACKEND asks for nonsense, which does not work here",
+        ),
+        ({"ZLOOP_IO_URING": "maybe"}, "ZLOOP_IO_URING='maybe' means nothing"),
+    ],
+)
+def test_an_environment_in_which_no_loop_can_be_made(environment, problem):
+    told = doctor(**environment)
+    assert told.returncode == 1 and not told.stderr
+    assert "A new loop cannot be made:" in told.stdout
+    assert problem in " ".join(told.stdout.split())
+    assert problem in json.loads(doctor("--json", **environment).stdout)["problem"]
 
 
 def test_the_exit_status_is_for_scripts():

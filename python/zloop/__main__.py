@@ -10,7 +10,7 @@ import textwrap
 from typing import Any
 
 from . import __version__
-from ._choice import chosen_backend
+from ._choice import choose
 from ._zloop import diagnose
 
 
@@ -25,19 +25,29 @@ def main() -> int:
         parser.error(f"unknown backend: {', '.join(sorted(unknown))}")
     print(json.dumps(report, indent=2) if arguments.json else describe(report))
     works = {backend["name"] for backend in report["backends"] if backend["available"]}
-    return 0 if works.issuperset(arguments.backend) else 1
+    return 0 if works.issuperset(arguments.backend) and not report["problem"] else 1
 
 
 def examine() -> dict[str, Any]:
     """Everything that the doctor knows, in plain types."""
     backends = diagnose()
     automatic = next((backend["name"] for backend in backends if backend["automatic"]), None)
+    chosen, variable, problem = automatic, None, None
+    try:
+        name, variable = choose(None)
+    except ValueError as error:
+        chosen, problem = None, str(error)
+    else:
+        chosen = name or automatic
+        if not any(backend["name"] == chosen and backend["available"] for backend in backends):
+            problem = f"{variable or 'zloop'} asks for {chosen}, which does not work here"
     return {
         "zloop": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "chosen": chosen_backend(None) or automatic,
-        "chosen_by": "the environment" if chosen_backend(None) else "zloop",
+        "chosen": chosen,
+        "chosen_by": variable or "zloop",
+        "problem": problem,
         "backends": backends,
     }
 
@@ -55,8 +65,21 @@ def describe(report: dict[str, Any]) -> str:
         lines += textwrap.wrap(
             what, 78, initial_indent=f"  {backend['name']:<10}{mark:<7}", subsequent_indent=" " * 19
         )
-    lines += ["", f"A new loop runs on {report['chosen']}, chosen by {report['chosen_by']}."]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *textwrap.wrap(conclusion(report), 78)])
+
+
+def conclusion(report: dict[str, Any]) -> str:
+    """What a new loop runs on, and why."""
+    if report["problem"]:
+        return f"A new loop cannot be made: {report['problem']}."
+    if report["chosen_by"] != "zloop":
+        return f"A new loop runs on {report['chosen']}, because {report['chosen_by']} says so."
+    candidates = [backend["name"] for backend in report["backends"] if backend["candidate"]]
+    others = [backend["name"] for backend in report["backends"] if not backend["candidate"]]
+    return (
+        f"A new loop runs on {report['chosen']}, the first of {', '.join(candidates)} that works here; "
+        f"{', '.join(others)} is taken only when it is asked for by name."
+    )
 
 
 if __name__ == "__main__":

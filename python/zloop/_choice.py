@@ -4,27 +4,46 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import NamedTuple
 
 _ON = frozenset({"completion", "1", "true", "on", "yes"})
 _OFF = frozenset({"", "off", "0", "false", "no"})
 
 
-def chosen_backend(argument: str | None, environment: Mapping[str, str] = os.environ) -> str | None:
-    """The name of the backend that was asked for, or None for an automatic choice.
+class Choice(NamedTuple):
+    """What was asked for, and who asked."""
 
-    `ZLOOP_BACKEND` names one; `ZLOOP_IO_URING` switches io_uring on (`completion`, `1`, `true`, `on`) or leaves the
-    choice open (`off`, `0`, `false`). `auto` asks for the automatic choice, whatever the environment says.
+    name: str | None
+    """The name of a backend, or None for an automatic choice."""
+
+    variable: str | None = None
+    """The environment variable that decided, if one did."""
+
+
+def choose(argument: str | None, environment: Mapping[str, str] = os.environ) -> Choice:
+    """Weigh the argument against the environment.
+
+    `ZLOOP_BACKEND` names a backend; `ZLOOP_IO_URING` switches io_uring on (`completion`, `1`, `true`, `on`) or leaves
+    the choice open (`off`, `0`, `false`). `auto` asks for the automatic choice, whatever has less say.
+
+    Raises ValueError for a value of `ZLOOP_IO_URING` that means nothing, if that variable decides.
     """
-    name = argument or environment.get("ZLOOP_BACKEND") or _io_uring(environment)
+    if argument:
+        return Choice(_named(argument))
+    if name := environment.get("ZLOOP_BACKEND", "").strip():
+        return Choice(_named(name), "ZLOOP_BACKEND")
+    if _wants_io_uring(environment.get("ZLOOP_IO_URING", "").strip()):
+        return Choice("io_uring", "ZLOOP_IO_URING")
+    return Choice(None)
+
+
+def _named(name: str) -> str | None:
     return None if name == "auto" else name
 
 
-def _io_uring(environment: Mapping[str, str]) -> str | None:
-    value = environment.get("ZLOOP_IO_URING", "").lower()
-    if value in _ON:
-        return "io_uring"
-    if value in _OFF:
-        return None
+def _wants_io_uring(value: str) -> bool:
+    if value.lower() in _ON | _OFF:
+        return value.lower() in _ON
     raise ValueError(
         f"ZLOOP_IO_URING={value!r} means nothing; use one of {', '.join(sorted(_ON | _OFF - {''}))}"
     )

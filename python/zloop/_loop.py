@@ -16,7 +16,7 @@ from asyncio import constants, events, sslproto
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from . import _zloop
-from ._choice import chosen_backend
+from ._choice import choose
 
 if TYPE_CHECKING:
     import selectors
@@ -28,7 +28,7 @@ class Loop(_zloop.EventLoop, asyncio.SelectorEventLoop):
     """An asyncio event loop with a native core.
 
     Make one with `zloop.new_event_loop()`. The backend is chosen by `backend`, else by the environment
-    (`ZLOOP_BACKEND`), else automatically; `loop.backend` tells which it is.
+    (`ZLOOP_BACKEND`, `ZLOOP_IO_URING`), else automatically; `loop.backend` tells which it is.
     """
 
     if TYPE_CHECKING:
@@ -43,7 +43,13 @@ class Loop(_zloop.EventLoop, asyncio.SelectorEventLoop):
         def _set_coroutine_origin_tracking(self, enabled: bool) -> None: ...
 
     def __init__(self, backend: str | None = None) -> None:
-        self._open(chosen_backend(backend))
+        choice = choose(backend)
+        try:
+            self._open(choice.name)
+        except (OSError, ValueError) as error:
+            if choice.variable:
+                error.add_note(f"The environment variable {choice.variable} asks for it.")
+            raise
         super().__init__(cast("selectors.BaseSelector", _Selector(self)))
 
     def run_forever(self) -> None:

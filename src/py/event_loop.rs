@@ -467,7 +467,7 @@ impl EventLoop {
 fn kind_of(name: &str) -> PyResult<Kind> {
     Kind::from_name(name).ok_or_else(|| {
         let names: Vec<_> = available().into_iter().map(Kind::name).collect();
-        PyValueError::new_err(format!("unknown backend {name:?}; available: {}", names.join(", ")))
+        PyValueError::new_err(format!("unknown backend {name:?}; available: auto, {}", names.join(", ")))
     })
 }
 
@@ -478,14 +478,15 @@ fn unavailable(py: Python<'_>, error: &zloop_backends::Unavailable) -> PyErr {
     made.map_or_else(|error| error, PyErr::from_value)
 }
 
-/// What every backend says of itself on this machine, for the doctor: dicts with `name`, `available`, `automatic`, and
-/// `model` and `features`, or `errno` and `reason`.
+/// What every backend says of itself on this machine, for the doctor: dicts with `name`, `available`, `candidate` (an
+/// automatic choice may take it), `automatic` (it does), and `model` and `features`, or `errno` and `reason`.
 #[pyfunction]
 pub fn diagnose(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
     let automatic = open_auto().ok().map(|backend| backend.profile().name);
     let examine = |kind: Kind| {
         let report = PyDict::new(py);
         report.set_item("name", kind.name())?;
+        report.set_item("candidate", Kind::AUTO.contains(&kind))?;
         report.set_item("automatic", automatic == Some(kind.name()))?;
         match open(kind).map(|backend| backend.profile()) {
             Ok(profile) => {
