@@ -12,6 +12,7 @@ UPSTREAM_ONLY lists the only ones to run.
 import asyncio
 import asyncio.events
 import functools
+import importlib
 import json
 import os
 import sys
@@ -25,7 +26,9 @@ import pytest
 Factory = Callable[[], asyncio.AbstractEventLoop]
 
 BACKEND = os.environ["UPSTREAM_BACKEND"]
+# The loops made, by kind, and the kinds that ran during the test at hand.
 counts = {"zloop": 0, "asyncio": 0}
+ran: set[str] = set()
 
 
 def emit(event: str, **details: Any) -> None:
@@ -54,17 +57,34 @@ def uvicorn_loop_factory(use_subprocess: bool = False) -> Factory:
     return new_event_loop
 
 
+def kind_of(loop: object) -> str:
+    ours = any(kind.__module__.startswith(("zloop", "_zloop")) for kind in type(loop).__mro__)
+    return "zloop" if ours else "asyncio"
+
+
 def count_asyncio_loops() -> None:
     """Counts the loops that are not zloop's, to show how much of a suite the candidate really ran."""
     plain = asyncio.SelectorEventLoop.__init__
 
     @functools.wraps(plain)
     def counting(self: Any, *args: Any, **kwargs: Any) -> None:
-        if not any(kind.__module__.startswith(("zloop", "_zloop")) for kind in type(self).__mro__):
+        if kind_of(self) == "asyncio":
             counts["asyncio"] += 1
         plain(self, *args, **kwargs)
 
     asyncio.SelectorEventLoop.__init__ = counting  # type: ignore[method-assign]
+
+
+def note_runs(kind: type[Any]) -> None:
+    """Notes which loops run, whoever made them: a test that runs none of ours says nothing about it."""
+    plain = kind.run_forever
+
+    @functools.wraps(plain)
+    def noting(self: Any) -> None:
+        ran.add(kind_of(self))
+        plain(self)
+
+    kind.run_forever = noting
 
 
 def with_candidate(backend: Any) -> Any:
@@ -109,9 +129,33 @@ def replace_classes() -> None:
     getattr(asyncio.unix_events, name)._loop_factory = CandidateLoop
 
 
+def replace_uvloop() -> None:
+    """For the tests of uvloop, which are about what `uvloop.new_event_loop` makes."""
+    uvloop: Any = importlib.import_module("uvloop")
+    if BACKEND == "uvloop":
+        return
+    factory: Factory = asyncio.new_event_loop
+    kind: type[Any] = asyncio.SelectorEventLoop
+    if BACKEND != "asyncio":
+        import zloop
+
+        factory, kind = new_event_loop, zloop.Loop
+        asyncio.new_event_loop = asyncio.events.new_event_loop = factory
+    uvloop.Loop, uvloop.new_event_loop = kind, factory
+    uvloop.run.__kwdefaults__["loop_factory"] = factory
+
+
 def choose_loop() -> None:
     """Runs on import, before the suite's own modules can keep a reference to what it replaces."""
     count_asyncio_loops()
+    note_runs(asyncio.base_events.BaseEventLoop)
+    if BACKEND not in ("asyncio", "uvloop"):
+        import zloop
+
+        note_runs(zloop.Loop)
+    if os.environ.get("UPSTREAM_UVLOOP"):
+        replace_uvloop()
+        return
     if BACKEND == "asyncio":
         return
     if os.environ.get("UPSTREAM_CLASSES"):
@@ -155,9 +199,16 @@ class Outcomes:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         self.outcome, self.message = "passed", ""
+        ran.clear()
         emit("start", id=item.nodeid)
         result = yield
-        emit("finish", id=item.nodeid, outcome=self.outcome, message=self.message)
+        emit(
+            "finish",
+            id=item.nodeid,
+            outcome=self.outcome,
+            message=self.message,
+            loops=sorted(ran),
+        )
         return result
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

@@ -4,38 +4,26 @@
 
 The released source distribution and the suite's requirements come from PyPI and are kept in .cache/.
 Fails when a test that passes on asyncio fails on zloop and expectations.toml does not say why.
-`--backend asyncio` compares asyncio with itself, which must always hold.
+`--backend asyncio` compares asyncio with itself, which must always hold. uvloop's own suite is compared
+with uvloop as well: what passes on either must pass on zloop.
 """
 
 import argparse
 import json
 import signal
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import suites
 import supervise
 import verdict
+from report import Row, explain, markdown, show
 from suites import Suite
 from supervise import Report, Result
-from verdict import Verdict
+from verdict import Expectation, Verdict
 
-DEFAULT_SUITES = ["uvicorn", "anyio", "starlette"]
 RETRIES = 2
-LINES_SHOWN = 25
-
-
-@dataclass
-class Row:
-    """One line of the closing table."""
-
-    suite: Suite
-    backend: str
-    baseline: Report
-    candidate: Report
-    verdict: Verdict
-    flaky: dict[str, Result]
 
 
 def run_suite(suite: Suite, backend: str, only: list[str] | None = None) -> Report:
@@ -47,21 +35,22 @@ def run_suite(suite: Suite, backend: str, only: list[str] | None = None) -> Repo
     variables = {"UPSTREAM_BACKEND": backend}
     if suite.classes:
         variables["UPSTREAM_CLASSES"] = "1"
+    if suite.uvloop:
+        variables["UPSTREAM_UVLOOP"] = "1"
     if suite.installed:
         variables["PYTHONSAFEPATH"] = "1"
     environment = suites.environment(**variables)
     return supervise.run(command, folder, environment, suite.limit, only or ())
 
 
-def baseline(suite: Suite, *, fresh: bool) -> Report:
-    """The suite on asyncio; kept, because neither the suite nor asyncio changes between two runs."""
-    path = suites.CACHE / "baselines" / f"{suite.name}-{suites.TAG}-{suite.fingerprint}.json"
+def baseline(suite: Suite, loop: str, *, fresh: bool = False) -> Report:
+    """The suite on another loop; kept, because neither the suite nor that loop changes between two runs."""
+    name = f"{suite.name}-{suites.TAG}-{loop}-{suite.fingerprint}.json"
+    path = suites.CACHE / "baselines" / name
     if path.exists() and not fresh:
-        stored = json.loads(path.read_text())
-        results = {test: Result(**result) for test, result in stored.pop("results").items()}
-        return Report(results, **stored)
-    print(f"{suite.label} on asyncio", flush=True)
-    report = run_suite(suite, "asyncio")
+        return Report.load(json.loads(path.read_text()))
+    print(f"{suite.label} on {loop}", flush=True)
+    report = run_suite(suite, loop)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asdict(report)))
     return report
@@ -86,76 +75,47 @@ def settle(suite: Suite, backend: str, before: Report, after: Report) -> dict[st
     return flaky
 
 
-def examine(
-    suite: Suite, backend: str, expectations: list[verdict.Expectation], *, fresh: bool
-) -> Row:
-    before = baseline(suite, fresh=fresh)
+def candidate(suite: Suite, backend: str, before: Report) -> tuple[Report, dict[str, Result]]:
+    """The suite on the candidate, with the failures settled; kept for `--last`."""
     print(f"{suite.label} on {backend}", flush=True)
     after = run_suite(suite, backend)
     flaky = settle(suite, backend, before, after)
-    covering = [entry for entry in expectations if entry.covers(suite.name, backend)]
-    found = verdict.compare(before, after, covering, on_zloop=backend != "asyncio")
-    return Row(suite, backend, before, after, found, flaky)
+    path = last_result(suite, backend)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = {"flaky": {test: asdict(result) for test, result in flaky.items()}, **asdict(after)}
+    path.write_text(json.dumps(stored))
+    return after, flaky
 
 
-def by_message(regressions: dict[str, Result]) -> dict[str, list[str]]:
-    """Tests with one cause tend to end in the same words; each ending is worth printing once.
-
-    An assertion comes last in a failure, the innermost frame comes first in a dump of stacks.
-    """
-    groups: dict[str, list[str]] = {}
-    for test, result in regressions.items():
-        lines = result.message.splitlines()
-        shown = lines[-LINES_SHOWN:] if result.outcome == "failed" else lines[:LINES_SHOWN]
-        groups.setdefault("\n".join(shown), []).append(test)
-    return groups
+def last_result(suite: Suite, backend: str) -> Path:
+    return suites.CACHE / "results" / f"{suite.name}-{suites.TAG}-{backend}.json"
 
 
-def last_error(result: Result) -> str:
-    """The exception that a failed test ended with, in one line."""
-    lines = [line[1:].strip() for line in result.message.splitlines() if line.startswith("E  ")]
-    return (lines or result.message.splitlines() or [""])[0][:200]
+def last_candidate(suite: Suite, backend: str) -> tuple[Report, dict[str, Result]]:
+    stored = json.loads(last_result(suite, backend).read_text())
+    flaky = {test: Result(**result) for test, result in stored.pop("flaky").items()}
+    return Report.load(stored), flaky
 
 
-def explain(row: Row) -> None:
-    """Says what went wrong, test by test."""
-    head = f"{row.suite.label} on {row.backend}"
-    for message, tests in by_message(row.verdict.regressions).items():
-        print()
-        for test in tests:
-            outcome = row.verdict.regressions[test].outcome
-            print(f"---- {head}: {outcome}: {test}")
-        print(message)
-    for test in row.verdict.missing:
-        print(f"{head}: ran on asyncio only: {test}")
-    for test in row.verdict.unexpected_passes:
-        print(f"{head}: passes, take it out of expectations.toml: {test}")
-    for test in row.verdict.unknown_expectations:
-        print(f"{head}: expectations.toml names a test that does not exist: {test}")
-    for test, result in row.flaky.items():
-        print(f"{head}: {result.outcome} at first and passed when run again: {test}")
-        print("    " + last_error(result))
-    for test in row.verdict.expected:
-        print(f"{head}: fails as expected: {test}")
-    if row.verdict.problem:
-        print(f"{head}: {row.verdict.problem}")
+def examine(
+    suite: Suite, backend: str, ledger: list[Expectation], options: argparse.Namespace
+) -> Row:
+    asyncios = reference = baseline(suite, "asyncio", fresh=options.fresh)
+    if suite.uvloop:
+        reference = supervise.better_of(asyncios, baseline(suite, "uvloop", fresh=options.fresh))
+    if options.last:
+        after, flaky = last_candidate(suite, backend)
+    else:
+        after, flaky = candidate(suite, backend, reference)
+    covering = [entry for entry in ledger if entry.covers(suite.name, backend)]
+    found = verdict.compare(reference, after, covering, on_zloop=backend != "asyncio")
+    return Row(suite.label, backend, asyncios, after, found, flaky)
 
 
-def table(rows: list[Row]) -> None:
-    print(f"\nPython {sys.version.split()[0]}; each test on asyncio / on the candidate")
-    head = ("suite", "candidate", "passed", "skipped", "failed", "worse", "expected", "flaky")
-    form = "{:18} {:10} {:>13} {:>11} {:>9} {:>6} {:>8} {:>6} {:>7} {:>8}  {}"
-    print(form.format(*head, "loops", "seconds", ""))
-    for row in rows:
-        pairs = [
-            f"{row.baseline.count(*kinds)}/{row.candidate.count(*kinds)}"
-            for kinds in (["passed"], ["skipped", "xfailed"], ["failed", "hung", "crashed"])
-        ]
-        made = row.candidate.loops["asyncio" if row.backend == "asyncio" else "zloop"]
-        counts = (len(row.verdict.regressions), len(row.verdict.expected), len(row.flaky))
-        state = "ok" if row.verdict.held else "FAILED"
-        seconds = f"{row.candidate.seconds:.0f}"
-        print(form.format(row.suite.label, row.backend, *pairs, *counts, made, seconds, state))
+def peer(suite: Suite) -> Row:
+    """The row of uvloop itself in its own suite; it is compared with nothing."""
+    asyncios, after = baseline(suite, "asyncio"), baseline(suite, "uvloop")
+    return Row(suite.label, "uvloop", asyncios, after, Verdict(), {})
 
 
 def choose_backends(wanted: list[str]) -> list[str]:
@@ -170,30 +130,34 @@ def choose_backends(wanted: list[str]) -> list[str]:
     return wanted or available
 
 
+def parse(known: dict[str, Suite]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Run other projects' test suites on zloop.")
+    parser.add_argument("--suite", action="append", choices=list(known), default=[])
+    parser.add_argument("--backend", action="append", default=[], help="default: every one here")
+    parser.add_argument("--fresh", action="store_true", help="run the other loops again, too")
+    parser.add_argument("--last", action="store_true", help="run nothing; show the last results")
+    parser.add_argument("--markdown", action="store_true", help="write the table in Markdown, too")
+    return parser.parse_args()
+
+
 def main() -> int:
     # An end that is asked for politely still ends the suite's own processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     known = suites.load()
-    parser = argparse.ArgumentParser(description="Run other projects' test suites on zloop.")
-    parser.add_argument("--suite", action="append", choices=list(known), default=[])
-    parser.add_argument("--backend", action="append", default=[], help="default: every one here")
-    parser.add_argument("--fresh", action="store_true", help="run asyncio's side again, too")
-    options = parser.parse_args()
+    options = parse(known)
     backends = choose_backends(options.backend)
-    expectations = verdict.load_expectations(
-        Path(__file__).with_name("expectations.toml"), set(known)
-    )
-    rows = [
-        examine(known[name], backend, expectations, fresh=options.fresh)
-        for name in options.suite or DEFAULT_SUITES
-        for backend in backends
-    ]
+    ledger = verdict.load_expectations(Path(__file__).with_name("expectations.toml"), set(known))
+    rows = []
+    for suite in [known[name] for name in options.suite or known]:
+        rows += [examine(suite, backend, ledger, options) for backend in backends]
+        if suite.uvloop:
+            rows.append(peer(suite))
     for row in rows:
         explain(row)
-    table(rows)
-    failed = sum(not row.verdict.held for row in rows)
-    print(f"{len(rows) - failed} passed, {failed} failed")
-    return 1 if failed else 0
+    show(rows)
+    if options.markdown:
+        print(markdown(rows))
+    return 0 if all(row.verdict.held for row in rows) else 1
 
 
 if __name__ == "__main__":

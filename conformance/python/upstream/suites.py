@@ -28,6 +28,7 @@ class Suite:
     limit: float
     classes: bool = False
     installed: bool = False
+    uvloop: bool = False
 
     @property
     def label(self) -> str:

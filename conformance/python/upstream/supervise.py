@@ -26,11 +26,15 @@ PASSES = ("passed", "xfailed", "skipped")
 
 @dataclass
 class Result:
-    """One test: its outcome (passed, failed, skipped, xfailed, hung, crashed) and what it said."""
+    """One test: its outcome (passed, failed, skipped, xfailed, hung, crashed) and what it said.
+
+    `loops` names the kinds of event loops that ran in the test's process meanwhile.
+    """
 
     outcome: str
     message: str = ""
     seconds: float = 0.0
+    loops: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -41,8 +45,29 @@ class Report:
     loops: dict[str, int] = field(default_factory=lambda: {"zloop": 0, "asyncio": 0})
     seconds: float = 0.0
 
+    @classmethod
+    def load(cls, stored: dict[str, Any]) -> "Report":
+        """Made of what `asdict` stored."""
+        results = {test: Result(**result) for test, result in stored["results"].items()}
+        return cls(results, stored["loops"], stored["seconds"])
+
     def count(self, *outcomes: str) -> int:
         return sum(result.outcome in outcomes for result in self.results.values())
+
+    def passed_on(self, loop: str) -> int:
+        """The tests that passed and had this kind of loop run."""
+        return sum(
+            result.outcome == "passed" and loop in result.loops for result in self.results.values()
+        )
+
+
+def better_of(one: Report, other: Report) -> Report:
+    """For each test the better of two results."""
+    results = dict(other.results)
+    for test, result in one.results.items():
+        if test not in results or results[test].outcome not in PASSES:
+            results[test] = result
+    return Report(results)
 
 
 class Attempt:
@@ -164,7 +189,8 @@ def collect(attempt: Attempt, report: Report) -> None:
             started[event["id"]] = event["at"]
         elif event["event"] == "finish":
             seconds = event["at"] - started[event["id"]]
-            report.results[event["id"]] = Result(event["outcome"], event["message"], seconds)
+            found = Result(event["outcome"], event["message"], seconds, event["loops"])
+            report.results[event["id"]] = found
         elif event["event"] == "end":
             for kind, number in event["loops"].items():
                 report.loops[kind] += number

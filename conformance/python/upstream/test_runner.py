@@ -1,6 +1,7 @@
 """The runner must notice: tests that fail, hang or crash, and a ledger that no longer fits."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from textwrap import dedent
 
@@ -91,7 +92,7 @@ def run_suite(folder: Path, text: str, backend: str, only: tuple[str, ...] = ())
     }
     command = [sys.executable, "-m", "pytest", "-p", "loop_plugin", "-q", "test_suite.py"]
     command += ["-p", "no:cacheprovider", "--continue-on-collection-errors"]
-    return supervise.run(command, folder, environment, 2.0, only)
+    return supervise.run(command, folder, environment, 5.0, only)
 
 
 def outcomes(report: Report) -> dict[str, str]:
@@ -114,6 +115,13 @@ def test_a_broken_loop_is_noticed(tmp_path: Path) -> None:
     assert outcomes(before) == {"passes": "passed", "anyio": "passed", "run": "passed"}
     assert outcomes(after) == {"passes": "passed", "anyio": "failed", "run": "failed"}
     assert after.loops["zloop"] == 2
+    assert {t: r.loops for t, r in before.results.items()} == {
+        "test_suite.py::test_passes": [],
+        "test_suite.py::test_anyio": ["asyncio"],
+        "test_suite.py::test_run": ["asyncio"],
+    }
+    assert after.results["test_suite.py::test_run"].loops == ["zloop"]
+    assert after.passed_on("zloop") == 0  # what ran on it failed
     found = verdict.compare(before, after, [], on_zloop=True)
     assert sorted(found.regressions) == ["test_suite.py::test_anyio", "test_suite.py::test_run"]
     assert not found.held
@@ -164,6 +172,22 @@ def test_a_suite_that_never_used_zloop_proves_nothing() -> None:
     both = report_of(zloop=0, a="passed")
     assert not verdict.compare(both, both, [], on_zloop=True).held
     assert verdict.compare(both, both, [], on_zloop=False).held
+
+
+def test_what_passes_on_either_of_two_loops_must_pass() -> None:
+    one, other = report_of(a="passed", b="failed"), report_of(a="hung", b="passed", c="failed")
+    reference = supervise.better_of(one, other)
+    assert {t: r.outcome for t, r in reference.results.items()} == {
+        "a": "passed",
+        "b": "passed",
+        "c": "failed",
+    }
+
+
+def test_the_last_results_are_read_as_they_were_written() -> None:
+    report = report_of(a="passed", b="failed")
+    report.results["a"].loops = ["zloop"]
+    assert Report.load(asdict(report)) == report
 
 
 def test_an_expectation_without_reason_is_refused(tmp_path: Path) -> None:
