@@ -70,6 +70,19 @@ pub fn read(fd: RawFd, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
     })
 }
 
+/// [`recv_vec`] for pipes and other files that are no sockets.
+///
+/// # Errors
+/// As [`recv`]; `buffer` is empty then.
+#[inline]
+pub fn read_vec(fd: RawFd, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    buffer.clear();
+    let count = read(fd, buffer.spare_capacity_mut())?;
+    // SAFETY: the kernel has written that many bytes at the start of the spare capacity, which begins at 0.
+    unsafe { buffer.set_len(count) };
+    Ok(count)
+}
+
 /// Sends on a socket: `send` for one slice, `sendmsg` for more. The answer may be less than all.
 ///
 /// # Errors

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{SFlag, fstat};
 
 /// Borrows an fd that the caller promised to keep open for the length of the call.
@@ -32,5 +33,85 @@ pub(crate) fn waitable<'fd>(fd: RawFd) -> io::Result<BorrowedFd<'fd>> {
     match mode & SFlag::S_IFMT {
         SFlag::S_IFREG | SFlag::S_IFDIR | SFlag::S_IFBLK => Err(Errno::EPERM.into()),
         _ => Ok(fd),
+    }
+}
+
+/// What kind of file an fd is open on, as far as it matters for waiting and writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// A pipe, or a FIFO that has a name in the file system.
+    Pipe {
+        /// It has a name. Linux says so of every pipe.
+        named: bool,
+    },
+    /// A socket of any kind.
+    Socket,
+    /// A terminal or another character device.
+    Character,
+    /// Everything else.
+    Other,
+}
+
+impl FileKind {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// The kernel's: `EBADF`.
+    pub fn of(fd: RawFd) -> io::Result<Self> {
+        let stat = fstat(borrow(fd)?)?;
+        Ok(match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
+            SFlag::S_IFIFO => Self::Pipe { named: stat.st_nlink > 0 },
+            SFlag::S_IFSOCK => Self::Socket,
+            SFlag::S_IFCHR => Self::Character,
+            _ => Self::Other,
+        })
+    }
+}
+
+/// Puts a file into non-blocking mode.
+///
+/// # Errors
+/// The kernel's: `EBADF`.
+pub fn set_nonblocking(fd: RawFd) -> io::Result<()> {
+    let fd = borrow(fd)?;
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    if !flags.contains(OFlag::O_NONBLOCK) {
+        fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn files_are_told_apart() {
+        let (end, _other) = nix::unistd::pipe().unwrap();
+        let socket = UnixStream::pair().unwrap().0;
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let folder = std::fs::File::open("/").unwrap();
+        for (fd, kind) in [
+            (socket.as_raw_fd(), FileKind::Socket),
+            (null.as_raw_fd(), FileKind::Character),
+            (folder.as_raw_fd(), FileKind::Other),
+        ] {
+            assert_eq!(FileKind::of(fd).unwrap(), kind);
+        }
+        assert!(matches!(FileKind::of(end.as_raw_fd()), Ok(FileKind::Pipe { .. })));
+        assert_eq!(FileKind::of(-1).unwrap_err().raw_os_error(), Some(libc::EBADF));
+    }
+
+    #[test]
+    fn non_blocking_is_for_good() {
+        let (end, _other) = nix::unistd::pipe().unwrap();
+        for _ in 0..2 {
+            set_nonblocking(end.as_raw_fd()).unwrap();
+            let mut byte = [std::mem::MaybeUninit::uninit()];
+            let error = crate::attempt::read(end.as_raw_fd(), &mut byte).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        }
     }
 }

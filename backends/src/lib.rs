@@ -30,6 +30,7 @@ pub mod wake;
 
 pub use addr::SockAddr;
 pub use api::{Backend, Event, Events, Interest, MAX_SLICES, Profile, Sent, Token, Wait, What};
+pub use fd::{FileKind, set_nonblocking};
 pub use registry::{AnyBackend, Kind, Unavailable, available, open, open_auto};
 pub use slots::Slots;
 pub use wake::Waker;

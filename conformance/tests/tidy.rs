@@ -33,8 +33,8 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/py/cell.rs", "shares state under the interpreter's lock"),
     ("src/py/handle.rs", "native subtypes of asyncio's handles"),
     ("src/py/native.rs", "hot methods without argument tuples"),
-    ("src/py/stream/mod.rs", "native subtypes of asyncio's transports"),
     ("src/py/stream/write.rs", "calls Backend::send"),
+    ("src/py/transport.rs", "native subtypes of asyncio's transports"),
 ];
 
 /// What follows the keyword where it is used.

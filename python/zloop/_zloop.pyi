@@ -14,8 +14,10 @@ _Ts = TypeVarTuple("_Ts")
 __all__ = [
     "EventLoop",
     "Handle",
+    "ReadPipeTransport",
     "StreamTransport",
     "TimerHandle",
+    "WritePipeTransport",
     "__version__",
     "available_backends",
     "diagnose",
@@ -35,6 +37,16 @@ class TimerHandle(asyncio.TimerHandle):
 
 class StreamTransport(transports._FlowControlMixin):
     """A connected stream socket on a zloop loop."""
+
+    def __del__(self) -> None: ...
+
+class ReadPipeTransport(transports.ReadTransport):
+    """The reading end of a pipe on a zloop loop."""
+
+    def __del__(self) -> None: ...
+
+class WritePipeTransport(transports._FlowControlMixin):
+    """The writing end of a pipe on a zloop loop."""
 
     def __del__(self) -> None: ...
 
@@ -99,6 +111,20 @@ class EventLoop:
         extra: dict[str, Any] | None = None,
         server: asyncio.AbstractServer | None = None,
     ) -> StreamTransport: ...
+    def _make_read_pipe_transport(
+        self,
+        pipe: Any,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[Any] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> ReadPipeTransport: ...
+    def _make_write_pipe_transport(
+        self,
+        pipe: Any,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[Any] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> WritePipeTransport: ...
     def _accept_connection(
         self,
         protocol_factory: Callable[[], asyncio.BaseProtocol],

@@ -19,7 +19,17 @@ impl<B> Default for WriteQueue<B> {
     }
 }
 
+/// So many bytes of one transport are not held back for the end of the callback.
+const AT_ONCE_FROM: usize = 64 * 1024;
+
 impl<B: AsRef<[u8]>> WriteQueue<B> {
+    /// Whether so much waits that it is sent at once, and not when the callback returns. Above the high mark it is, so
+    /// that protocols are paused by what the kernel does not take only.
+    #[must_use]
+    pub fn is_large(&self, high_mark: usize) -> bool {
+        self.len > AT_ONCE_FROM.min(high_mark)
+    }
+
     /// Adds a buffer, which must not be empty.
     pub fn push(&mut self, buffer: B) {
         let len = buffer.as_ref().len();

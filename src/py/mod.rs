@@ -9,7 +9,9 @@
 //! | `handle.rs` | `Handle`, `TimerHandle` |
 //! | `watch.rs` | `add_reader` and its family |
 //! | `accept.rs` | from a listening socket to transports |
+//! | `transport.rs`, `receive.rs` | what all transports share |
 //! | `stream/` | stream transports |
+//! | `pipe/` | pipe transports |
 //! | `native.rs`, `call.rs`, `cell.rs` | the three small floors between Rust and the interpreter |
 
 mod accept;
@@ -21,9 +23,12 @@ mod event_loop;
 mod handle;
 mod hot;
 mod native;
+mod pipe;
+mod receive;
 mod run;
 mod state;
 mod stream;
+mod transport;
 mod watch;
 
 use pyo3::prelude::*;
@@ -37,6 +42,7 @@ fn _zloop(module: &Bound<'_, PyModule>) -> PyResult<()> {
     hot::install(&py.get_type::<event_loop::EventLoop>())?;
     handle::HandleTypes::register(module)?;
     stream::register(module)?;
+    pipe::register(module)?;
     module.add_function(wrap_pyfunction!(event_loop::available_backends, module)?)?;
     module.add_function(wrap_pyfunction!(event_loop::diagnose, module)?)
 }

@@ -4,10 +4,11 @@
 use pyo3::exceptions::{PyConnectionError, PyOSError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::PyTuple;
 
 use super::super::call;
 use super::super::event_loop::EventLoop;
+use super::super::transport::explain;
 use super::{Conn, detach, tell_server, write};
 
 /// `transport.close()`: no more is read, what was written still leaves.
@@ -49,21 +50,8 @@ pub fn failed(conn: Conn<'_, '_>, error: PyErr, message: &str) -> PyResult<()> {
     if call::escapes(py, &error) {
         return Err(error);
     }
-    if error.is_instance_of::<PyOSError>(py) {
-        if conn.event_loop.get().is_debug() {
-            let options = PyDict::new(py);
-            options.set_item("exc_info", error.value(py))?;
-            let logger = py.import("asyncio.log")?.getattr("logger")?;
-            logger.call_method("debug", ("%r: %s", conn.transport, message), Some(&options))?;
-        }
-    } else {
-        let context = PyDict::new(py);
-        context.set_item("message", message)?;
-        context.set_item("exception", error.value(py))?;
-        context.set_item("transport", conn.transport)?;
-        context.set_item("protocol", conn.protocol())?;
-        conn.event_loop.call_method1(intern!(py, "call_exception_handler"), (context,))?;
-    }
+    let quiet = error.is_instance_of::<PyOSError>(py);
+    explain(conn.event_loop, (conn.transport, conn.protocol()), (&error, message), quiet)?;
     force(conn, error.value(py).as_any())
 }
 
@@ -115,10 +103,4 @@ pub fn shutdown(conn: Conn<'_, '_>) -> PyResult<()> {
         Some(sock) => sock.call_method1(py, intern!(py, "shutdown"), (how,)).map(drop),
         None => Ok(()),
     }
-}
-
-/// `logger.debug(*arguments)`.
-pub fn log_debug<'py>(py: Python<'py>, arguments: impl pyo3::call::PyCallArgs<'py>) -> PyResult<()> {
-    let logger = py.import("asyncio.log")?.getattr("logger")?;
-    logger.call_method1(intern!(py, "debug"), arguments).map(drop)
 }

@@ -1,12 +1,13 @@
 //! The methods of `StreamTransport`, asyncio's public ones and those that asyncio's own code calls.
 #![forbid(unsafe_code)]
 
-use pyo3::exceptions::{PyResourceWarning, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyResourceWarning, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyType};
+use pyo3::types::PyType;
 
 use super::super::native::{Args, Method, method};
+use super::super::transport::{Answer, flag, log, none, required, set_limits};
 use super::super::{call, errors};
 use super::{Conn, attach, close, detach, enter, look_again, with_conn, write};
 
@@ -67,36 +68,19 @@ pub fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
     class.setattr("_sendfile_compatible", mode)
 }
 
-type Answer<'py> = PyResult<Bound<'py, PyAny>>;
-
-fn none(py: Python<'_>) -> Bound<'_, PyAny> {
-    py.None().into_bound(py)
-}
-
-fn flag(py: Python<'_>, value: bool) -> Bound<'_, PyAny> {
-    PyBool::new(py, value).to_owned().into_any()
-}
-
 /// Runs `body` and answers None.
 fn act<'py>(slf: &Bound<'py, PyAny>, body: impl FnOnce(Conn<'_, 'py>) -> PyResult<()>) -> Answer<'py> {
     with_conn(slf, body)?;
     Ok(none(slf.py()))
 }
 
-/// The argument `name`, which must be there.
-fn required<'a, 'py>(args: Args<'a, 'py>, method: &str, name: &str) -> PyResult<Borrowed<'a, 'py, PyAny>> {
-    args.named(0, name).ok_or_else(|| {
-        PyTypeError::new_err(format!("StreamTransport.{method}() missing 1 required positional argument: '{name}'"))
-    })
-}
-
 fn write_data<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
-    let data = required(args, "write", "data")?;
+    let data = required(args, "StreamTransport.write", "data")?;
     act(slf, |conn| write::write(conn, &data))
 }
 
 fn writelines<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
-    let lines = required(args, "writelines", "list_of_data")?;
+    let lines = required(args, "StreamTransport.writelines", "list_of_data")?;
     act(slf, |conn| write::writelines(conn, &lines))
 }
 
@@ -139,7 +123,7 @@ fn pause_reading<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     act(slf, |conn| {
         let first = conn.state(|state| !state.closing && !std::mem::replace(&mut state.paused, true));
         if first && conn.event_loop.get().is_debug() {
-            return close::log_debug(conn.py(), ("%r pauses reading", conn.transport));
+            return log(conn.py(), "debug", ("%r pauses reading", conn.transport));
         }
         Ok(())
     })
@@ -162,14 +146,14 @@ fn resume_reading<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
             look_again(conn);
         }
         if conn.event_loop.get().is_debug() {
-            return close::log_debug(py, ("%r resumes reading", conn.transport));
+            return log(py, "debug", ("%r resumes reading", conn.transport));
         }
         Ok(())
     })
 }
 
 fn set_protocol<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
-    let protocol = required(args, "set_protocol", "protocol")?;
+    let protocol = required(args, "StreamTransport.set_protocol", "protocol")?;
     act(slf, |conn| set_protocol_of(conn, &protocol))
 }
 
@@ -202,14 +186,8 @@ fn get_write_buffer_limits<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
 }
 
 fn set_write_buffer_limits<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
-    let limit = |index, name| args.named(index, name).filter(|limit| !limit.is_none()).map(|limit| limit.extract());
-    let high: Option<i64> = limit(0, "high").transpose()?;
-    let low: Option<i64> = limit(1, "low").transpose()?;
     act(slf, |conn| {
-        conn.state(|state| state.mark.set(high, low)).map_err(|limits| {
-            let (high, low) = (limits.high, limits.low);
-            PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
-        })?;
+        set_limits(args, |(high, low)| conn.state(|state| state.mark.set(high, low)))?;
         write::settle(conn)?;
         write::pause_if_full(conn)
     })
@@ -233,12 +211,12 @@ fn start_reading<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
 }
 
 fn call_connection_lost<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
-    let error = required(args, "_call_connection_lost", "exc")?;
+    let error = required(args, "StreamTransport._call_connection_lost", "exc")?;
     act(slf, |conn| close::lost(conn, &error))
 }
 
 fn force_close<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
-    let error = required(args, "_force_close", "exc")?;
+    let error = required(args, "StreamTransport._force_close", "exc")?;
     act(slf, |conn| close::force(conn, &error))
 }
 

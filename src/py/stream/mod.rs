@@ -8,8 +8,7 @@
 //! | `close.rs` | closing, errors, `connection_lost` |
 //! | `methods.rs` | what Python sees |
 //!
-//! A transport is an instance of a Python class derived from `asyncio.Transport`, with one native object, the
-//! [`Stream`], in a slot. The loop's table of sources keeps the transport alive until its connection is lost.
+//! The loop's table of sources keeps a transport alive until its connection is lost.
 
 mod close;
 mod methods;
@@ -24,15 +23,15 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyTuple, PyType};
+use pyo3::types::{PyDict, PyTuple};
 use zloop_backends::{Backend, Interest, Token};
 
 use super::call;
 use super::cell::Guarded;
 use super::event_loop::EventLoop;
-use super::native::{Slot, allocate, make_class};
 use super::run;
 use super::state::{Item, Source};
+use super::transport::TransportType;
 use crate::io::{ReadSize, Watermark, WriteQueue};
 
 pub use write::flush_dirty;
@@ -123,45 +122,27 @@ impl<'a, 'py> Conn<'a, 'py> {
     }
 }
 
-/// Runs `body` on a transport. It must be one of ours: methods check that before they are called.
+/// Runs `body` on a transport.
 fn with_conn<'py, R>(transport: &Bound<'py, PyAny>, body: impl FnOnce(Conn<'_, 'py>) -> PyResult<R>) -> PyResult<R> {
-    let slot = TransportType::get(transport.py())?.stream;
-    // SAFETY: only instances of the class with this slot come here, whether by the loop's table or a method's self.
-    let stream = unsafe { slot.get(transport) };
-    let stream =
-        stream.ok_or_else(|| pyo3::exceptions::PyRuntimeError::new_err("the transport was never connected"))?;
-    let stream = stream.cast::<Stream>()?;
+    let stream = transport_type(transport.py())?.native::<Stream>(transport)?;
     let event_loop = stream.get().event_loop.bind(transport.py());
-    body(Conn { transport, stream, event_loop })
+    body(Conn { transport, stream: &stream, event_loop })
 }
 
-/// The transport class and its slots.
-struct TransportType {
-    class: Py<PyType>,
-    stream: Slot,
-    extra: Slot,
-}
-
-impl TransportType {
-    fn get(py: Python<'_>) -> PyResult<&'static Self> {
-        static TYPE: PyOnceLock<TransportType> = PyOnceLock::new();
-        TYPE.get_or_try_init(py, || {
-            let transports = py.import("asyncio.transports")?;
-            // Its fallback for sendfile asks for this class; what it does is done natively here.
-            let base = transports.getattr("_FlowControlMixin")?.cast_into()?;
-            let root = transports.getattr("BaseTransport")?.cast_into()?;
-            let slots = ["_stream", "__dict__", "__weakref__"];
-            let class = make_class(&base, "StreamTransport", &slots, "A connected stream socket on a zloop loop.")?;
-            methods::install(&class)?;
-            Ok(Self { stream: Slot::of(&class, "_stream")?, extra: Slot::of(&root, "_extra")?, class: class.unbind() })
-        })
-    }
+fn transport_type(py: Python<'_>) -> PyResult<&'static TransportType> {
+    static TYPE: PyOnceLock<TransportType> = PyOnceLock::new();
+    TYPE.get_or_try_init(py, || {
+        // asyncio's fallback for sendfile asks for this class; what it does is done natively here.
+        let base = ("transports", "_FlowControlMixin");
+        let made = TransportType::make(py, base, "StreamTransport", "A connected stream socket on a zloop loop.")?;
+        methods::install(made.class(py))?;
+        Ok(made)
+    })
 }
 
 /// Adds the class to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let class = TransportType::get(module.py())?.class.bind(module.py());
-    module.add("StreamTransport", class)
+    module.add("StreamTransport", transport_type(module.py())?.class(module.py()))
 }
 
 /// What a transport is made of.
@@ -178,20 +159,13 @@ pub struct Parts<'py> {
 /// Makes a transport and schedules its start, in asyncio's order: `connection_made`, reading, the waiter.
 pub fn create<'py>(this: &Bound<'py, EventLoop>, parts: Parts<'py>) -> PyResult<Bound<'py, PyAny>> {
     let py = this.py();
-    let types = TransportType::get(py)?;
     this.call_method1(intern!(py, "_ensure_fd_no_transport"), (&parts.sock,))?;
     let fd: RawFd = parts.sock.call_method0(intern!(py, "fileno"))?.extract()?;
     let extra = describe_socket(&parts.sock, parts.extra.as_ref())?;
     py.import("asyncio.base_events")?.call_method1(intern!(py, "_set_nodelay"), (&parts.sock,))?;
     let state = State::new(&parts, call::copy_context(py)?.unbind());
     let stream = Bound::new(py, Stream { fd, event_loop: this.clone().unbind(), state: Guarded::new(state) })?;
-    // SAFETY: the class was made by `make_class`, and nobody else has the object yet.
-    let transport = unsafe {
-        let transport = allocate(types.class.bind(py))?;
-        types.stream.replace(&transport, stream.into_any());
-        types.extra.replace(&transport, extra);
-        transport
-    };
+    let transport = transport_type(py)?.instance(stream, extra)?;
     with_conn(&transport, |conn| {
         methods::set_protocol_of(conn, &parts.protocol)?;
         enter(conn);

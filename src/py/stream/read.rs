@@ -1,27 +1,15 @@
 //! Receiving: from the socket to the protocol, one read per turn and connection so that all get theirs.
 #![forbid(unsafe_code)]
 
-use std::io;
-
 use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 use zloop_backends::{Backend, Interest, attempt};
 
+use super::super::receive::{Read, SOCKET, failure, receive};
+use super::super::transport::log;
 use super::super::{call, errors};
 use super::{Conn, close, look_again};
-use crate::io::ReadSize;
-
-/// What one read brought.
-enum Read<T> {
-    /// Bytes, how many, and whether they filled the buffer, so that more may wait.
-    Some(T, usize, bool),
-    End,
-    /// Nothing there, or no buffer to read into and the connection is being closed.
-    Nothing,
-    Failed(io::Error),
-}
 
 /// Reads once and hands it to the protocol.
 pub fn once(conn: Conn<'_, '_>) -> PyResult<()> {
@@ -30,7 +18,7 @@ pub fn once(conn: Conn<'_, '_>) -> PyResult<()> {
 
 fn as_bytes(conn: Conn<'_, '_>) -> PyResult<()> {
     let size = conn.state(|state| state.read_size);
-    let data = match receive(conn, size)? {
+    let data = match receive(conn.event_loop, conn.stream.get().fd, size, SOCKET)? {
         Read::Some(data, count, full) => {
             conn.state(|state| state.read_size.learn(count));
             after_read(conn, full)?;
@@ -43,28 +31,6 @@ fn as_bytes(conn: Conn<'_, '_>) -> PyResult<()> {
         Ok(_) => Ok(()),
         Err(error) => close::failed(conn, error, "Fatal error: protocol.data_received() call failed."),
     }
-}
-
-/// Receives `bytes`: small ones by way of the loop's scratch buffer, large ones straight into their place.
-fn receive<'py>(conn: Conn<'_, 'py>, size: ReadSize) -> PyResult<Read<Bound<'py, PyBytes>>> {
-    let (py, fd) = (conn.py(), conn.stream.get().fd);
-    if let Some(capacity) = size.direct() {
-        return Ok(match call::bytes_filled_by(py, capacity, |room| attempt::recv(fd, room))? {
-            Ok(data) => {
-                let count = data.as_bytes().len();
-                if count == 0 { Read::End } else { Read::Some(data, count, count == capacity) }
-            }
-            Err(error) => failure(error),
-        });
-    }
-    conn.event_loop.get().state.with(py, |state| {
-        let scratch = state.scratch();
-        match attempt::recv_vec(fd, scratch) {
-            Ok(0) => Ok(Read::End),
-            Ok(count) => Ok(Read::Some(PyBytes::new(py, scratch), count, count == scratch.capacity())),
-            Err(error) => Ok(failure(error)),
-        }
-    })
 }
 
 /// Receives into the protocol's own buffer.
@@ -114,10 +80,6 @@ fn receive_into(conn: Conn<'_, '_>, buffer: &Bound<'_, PyAny>) -> PyResult<Read<
     })
 }
 
-fn failure<T>(error: io::Error) -> Read<T> {
-    if error.kind() == io::ErrorKind::WouldBlock { Read::Nothing } else { Read::Failed(error) }
-}
-
 /// Before the protocol runs, which may do anything: decides when to read again. A read that did not fill its buffer has
 /// emptied the socket, and a new report follows when there is more, except after the peer has hung up.
 fn after_read(conn: Conn<'_, '_>, full: bool) -> PyResult<()> {
@@ -160,7 +122,7 @@ fn end(conn: Conn<'_, '_>) -> PyResult<()> {
     let py = conn.py();
     conn.state(|state| state.ended = true);
     if conn.event_loop.get().is_debug() {
-        close::log_debug(py, ("%r received EOF", conn.transport))?;
+        log(py, "debug", ("%r received EOF", conn.transport))?;
     }
     let Some(protocol) = conn.protocol() else { return Ok(()) };
     let keep_open = protocol.call_method0(intern!(py, "eof_received")).and_then(|keep| keep.is_truthy());

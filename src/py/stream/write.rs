@@ -9,23 +9,18 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView};
+use pyo3::types::PyBytes;
 use zloop_backends::{AnyBackend, Backend, Interest, MAX_SLICES, Sent, Token};
 
 use super::super::event_loop::EventLoop;
-use super::super::{call, errors, run};
+use super::super::transport::{SILENT_DROPS, exact_bytes, log, snapshot, tell_protocol};
+use super::super::{call, errors, pipe, run};
 use super::{Conn, attach, close, with_conn};
 use crate::io::WriteQueue;
 
-/// So many bytes of one transport are not held back for the end of the callback.
-const AT_ONCE_FROM: usize = 64 * 1024;
-
-/// asyncio's number of writes after the connection was lost that are dropped in silence.
-const SILENT_DROPS: u32 = 5;
-
 /// `transport.write(data)`.
 pub fn write(conn: Conn<'_, '_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
-    let data = exact_bytes(data)?;
+    let data = exact_bytes(data, ("selector_events", "_SelectorSocketTransport"))?;
     check_open(conn, "write", "write")?;
     if data.as_bytes().is_empty() || drops(conn)? {
         return Ok(());
@@ -60,28 +55,6 @@ pub fn writelines(conn: Conn<'_, '_>, lines: &Bound<'_, PyAny>) -> PyResult<()> 
     added(conn)
 }
 
-/// The data as `bytes` that nobody can change: themselves if exact, else a copy.
-fn exact_bytes<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-    if let Ok(bytes) = data.cast_exact::<PyBytes>() {
-        return Ok(bytes.clone());
-    }
-    if data.is_instance_of::<PyBytes>() || data.is_instance_of::<PyByteArray>() || data.is_instance_of::<PyMemoryView>()
-    {
-        return snapshot(data);
-    }
-    // asyncio's words for it differ from version to version; its own method says them before it looks at `self`.
-    let py = data.py();
-    let asyncio = py.import("asyncio.selector_events")?.getattr("_SelectorSocketTransport")?;
-    asyncio.call_method1(intern!(py, "write"), (py.None(), data))?;
-    Err(pyo3::exceptions::PyTypeError::new_err("data argument must be a bytes-like object"))
-}
-
-fn snapshot<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-    // `bytes(data)` would ask a subclass for its opinion; the buffer protocol does not.
-    let view = PyMemoryView::from(data)?;
-    Ok(view.call_method0(intern!(data.py(), "tobytes"))?.cast_into()?)
-}
-
 fn check_open(conn: Conn<'_, '_>, call: &str, busy: &str) -> PyResult<()> {
     let (eof, lent) = conn.state(|state| (state.eof, state.empty_waiter.is_some()));
     if eof {
@@ -102,8 +75,7 @@ fn drops(conn: Conn<'_, '_>) -> PyResult<bool> {
         lost
     });
     if lost >= SILENT_DROPS {
-        let logger = py.import("asyncio.log")?.getattr("logger")?;
-        logger.call_method1(intern!(py, "warning"), ("socket.send() raised exception.",))?;
+        log(py, "warning", ("socket.send() raised exception.",))?;
     }
     Ok(lost > 0)
 }
@@ -115,7 +87,7 @@ fn added(conn: Conn<'_, '_>) -> PyResult<()> {
         if state.blocked || state.in_flight || state.queue.is_empty() {
             return (false, false);
         }
-        let now = state.queue.len() > AT_ONCE_FROM.min(state.mark.high()) || !core.runs();
+        let now = state.queue.is_large(state.mark.high()) || !core.runs();
         let later = !now && !state.dirty;
         state.dirty |= later;
         (now, later)
@@ -134,10 +106,13 @@ fn added(conn: Conn<'_, '_>) -> PyResult<()> {
     pause_if_full(conn)
 }
 
-/// Flushes every transport that the last callback wrote to. The loop calls it after each callback.
+/// Flushes every transport, pipes included, that the last callback wrote to. The loop calls it after each callback.
 pub fn flush_dirty(this: &Bound<'_, EventLoop>) -> PyResult<()> {
     let py = this.py();
     while let Some(transport) = this.get().state.with(py, |state| state.dirty.pop()) {
+        if pipe::flush_written(transport.bind(py))? {
+            continue;
+        }
         let outcome = with_conn(transport.bind(py), |conn| {
             conn.state(|state| state.dirty = false);
             flush(conn)?;
@@ -315,31 +290,14 @@ fn broken(conn: Conn<'_, '_>, error: &io::Error) -> PyResult<()> {
 /// Tells the protocol to pause if more waits than the high mark allows.
 pub fn pause_if_full(conn: Conn<'_, '_>) -> PyResult<()> {
     if conn.state(|state| state.mark.must_pause(state.queue.len())) {
-        return tell_protocol(conn, "pause_writing");
+        return tell_protocol(conn.event_loop, conn.transport, conn.protocol(), "pause_writing");
     }
     Ok(())
 }
 
 fn resume_if_drained(conn: Conn<'_, '_>) -> PyResult<()> {
     if conn.state(|state| state.mark.must_resume(state.queue.len())) {
-        return tell_protocol(conn, "resume_writing");
+        return tell_protocol(conn.event_loop, conn.transport, conn.protocol(), "resume_writing");
     }
     Ok(())
-}
-
-fn tell_protocol(conn: Conn<'_, '_>, method: &str) -> PyResult<()> {
-    let py = conn.py();
-    let Some(protocol) = conn.protocol() else { return Ok(()) };
-    match protocol.call_method0(method) {
-        Ok(_) => Ok(()),
-        Err(error) if call::escapes(py, &error) => Err(error),
-        Err(error) => {
-            let context = PyDict::new(py);
-            context.set_item("message", format!("protocol.{method}() failed"))?;
-            context.set_item("exception", error.value(py))?;
-            context.set_item("transport", conn.transport)?;
-            context.set_item("protocol", protocol)?;
-            conn.event_loop.call_method1(intern!(py, "call_exception_handler"), (context,)).map(drop)
-        }
-    }
 }

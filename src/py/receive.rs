@@ -1,0 +1,66 @@
+//! From the kernel to `bytes`, with one policy for all transports: small messages by way of the loop's scratch buffer,
+//! large ones straight into their place.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use zloop_backends::attempt;
+
+use super::call;
+use super::event_loop::EventLoop;
+use crate::io::ReadSize;
+
+/// What one read brought.
+pub enum Read<T> {
+    /// Bytes, how many, and whether they filled the buffer, so that more may wait.
+    Some(T, usize, bool),
+    End,
+    /// Nothing there.
+    Nothing,
+    Failed(io::Error),
+}
+
+/// The two system calls for a kind of file.
+pub struct Calls {
+    direct: fn(RawFd, &mut [MaybeUninit<u8>]) -> io::Result<usize>,
+    scratch: fn(RawFd, &mut Vec<u8>) -> io::Result<usize>,
+}
+
+pub const SOCKET: Calls = Calls { direct: attempt::recv, scratch: attempt::recv_vec };
+pub const FILE: Calls = Calls { direct: attempt::read, scratch: attempt::read_vec };
+
+/// Receives once.
+#[inline]
+pub fn receive<'py>(
+    event_loop: &Bound<'py, EventLoop>,
+    fd: RawFd,
+    size: ReadSize,
+    calls: Calls,
+) -> PyResult<Read<Bound<'py, PyBytes>>> {
+    let py = event_loop.py();
+    if let Some(capacity) = size.direct() {
+        return Ok(match call::bytes_filled_by(py, capacity, |room| (calls.direct)(fd, room))? {
+            Ok(data) => {
+                let count = data.as_bytes().len();
+                if count == 0 { Read::End } else { Read::Some(data, count, count == capacity) }
+            }
+            Err(error) => failure(error),
+        });
+    }
+    event_loop.get().state.with(py, |state| {
+        let scratch = state.scratch();
+        match (calls.scratch)(fd, scratch) {
+            Ok(0) => Ok(Read::End),
+            Ok(count) => Ok(Read::Some(PyBytes::new(py, scratch), count, count == scratch.capacity())),
+            Err(error) => Ok(failure(error)),
+        }
+    })
+}
+
+pub fn failure<T>(error: io::Error) -> Read<T> {
+    if error.kind() == io::ErrorKind::WouldBlock { Read::Nothing } else { Read::Failed(error) }
+}
