@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import socket
 import sys
 import threading
 import warnings
@@ -594,3 +595,26 @@ def test_exit_inside_shutdown_leaves_no_running_loop(loop):
         loop.run_until_complete(asyncio.sleep(0))
     run_turns(loop, 2)
     assert sys.get_asyncgen_hooks() == (None, None)
+
+
+def test_each_run_takes_what_has_come_in(loop):
+    """A run that has nothing to wait for still reads what the kernel holds for its transports."""
+    here, there = socket.socketpair()
+    received = []
+
+    class Receiver(asyncio.Protocol):
+        def data_received(self, data):
+            received.append(data)
+
+    transport, _ = loop.run_until_complete(loop.create_connection(Receiver, sock=here))
+    done = loop.create_future()
+    done.set_result(None)
+    try:
+        for number in range(20):
+            there.send(b"%d" % number)
+            loop.run_until_complete(done)
+            assert received == [b"%d" % n for n in range(number + 1)]
+    finally:
+        transport.abort()
+        there.close()
+        loop.run_until_complete(asyncio.sleep(0))

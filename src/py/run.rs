@@ -22,7 +22,11 @@ const TICK: f64 = 1e-9;
 /// fit for another run.
 pub fn forever(this: &Bound<'_, EventLoop>) -> PyResult<()> {
     let py = this.py();
-    let bound = this.get().state.with(py, |state| state.backend().and_then(Backend::bind));
+    let bound = this.get().state.with(py, |state| {
+        // Each run polls at least once: a program that runs the loop briefly wants to know what has come in.
+        state.slice.end();
+        state.backend().and_then(Backend::bind)
+    });
     bound.map_err(|error| errors::os_error(py, &error))?;
     let mut turn = Turn { this, types: HandleTypes::get(py)?, events: Some(Events::with_limit(EVENTS)) };
     let result = turn.repeat();
