@@ -89,6 +89,10 @@ format: $(VENV)/.ready ## Rewrite the sources in the house format
 conform: $(BUILT) ## Both conformance suites on one backend: BACKEND=epoll
 	@$(PY) scripts/run_tests.py conform --backend "$(BACKEND)"
 
+.PHONY: clauses
+clauses: $(VENV)/.made ## The backends' contract, a line for each clause, on each backend that opens here
+	@$(PY) scripts/run_tests.py clauses
+
 .PHONY: upstream
 upstream: $(BUILT) ## Other projects' test suites on zloop against asyncio: SUITE=uvicorn BACKEND=epoll
 	@$(PY) conformance/python/upstream/run.py $(if $(SUITE),--suite "$(SUITE)") $(if $(BACKEND),--backend "$(BACKEND)")

@@ -25,7 +25,8 @@
 //! * **C5** No fd leaks and none is closed twice: a backend closes only fds that it opened itself.
 //! * **C6** `watch` is level-triggered: while the condition holds, every `poll` reports it. An attached stream is
 //!   reported as readable at least once after `attach`, and in each direction after each `rearm`, if the condition
-//!   holds now or later. Spurious reports are allowed.
+//!   holds now or later; one that is dead, in both directions whatever it was rearmed for. Spurious reports are
+//!   allowed. A file that is closed without `forget` keeps nobody else from being reported.
 //! * **C7** After `forget` nothing arrives for that token, even if the fd's number is reused at once.
 //! * **C8** `wake` from any thread, before or during a `poll`, ends that `poll`; any number of wakes make one return;
 //!   none is lost.

@@ -16,6 +16,8 @@ use crate::readiness::epoll::Epoll;
 #[cfg(kqueue)]
 use crate::readiness::kqueue::Kqueue;
 use crate::readiness::poll::Poll;
+#[cfg(feature = "select")]
+use crate::readiness::select::Select;
 use crate::readiness::selector::Selector;
 #[cfg(io_uring)]
 use crate::uring::{Uring, probe};
@@ -32,11 +34,21 @@ pub enum Kind {
     Kqueue,
     /// poll(2): any Unix.
     Poll,
+    /// select(2): the example, any Unix.
+    #[cfg(feature = "select")]
+    Select,
 }
 
 impl Kind {
     /// Every backend, in the order of the documentation.
-    pub const ALL: [Self; 4] = [Self::Epoll, Self::IoUring, Self::Kqueue, Self::Poll];
+    pub const ALL: &[Self] = &[
+        Self::Epoll,
+        Self::IoUring,
+        Self::Kqueue,
+        Self::Poll,
+        #[cfg(feature = "select")]
+        Self::Select,
+    ];
 
     /// What an automatic choice tries, best first. A backend that has not been proven better everywhere is not here:
     /// users ask for io_uring by name.
@@ -50,13 +62,15 @@ impl Kind {
             Self::IoUring => "io_uring",
             Self::Kqueue => "kqueue",
             Self::Poll => "poll",
+            #[cfg(feature = "select")]
+            Self::Select => "select",
         }
     }
 
     /// The inverse of [`name`](Kind::name).
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name)
+        Self::ALL.iter().copied().find(|kind| kind.name() == name)
     }
 }
 
@@ -79,6 +93,8 @@ pub enum AnyBackend {
     #[cfg(kqueue)]
     Kqueue(Readiness<Kqueue>),
     Poll(Readiness<Poll>),
+    #[cfg(feature = "select")]
+    Select(Readiness<Select>),
 }
 
 /// Opens a backend.
@@ -102,6 +118,8 @@ pub fn open(kind: Kind) -> Result<AnyBackend, Unavailable> {
         #[cfg(not(kqueue))]
         Kind::Kqueue => Err(Unavailable::platform(kind, "macOS or a BSD")),
         Kind::Poll => readiness::<Poll>(kind),
+        #[cfg(feature = "select")]
+        Kind::Select => readiness::<Select>(kind),
     }
 }
 
@@ -124,7 +142,7 @@ pub fn open_auto() -> Result<AnyBackend, Unavailable> {
 /// The kinds that this machine can open now.
 #[must_use]
 pub fn available() -> Vec<Kind> {
-    Kind::ALL.into_iter().filter(|kind| open(*kind).is_ok()).collect()
+    Kind::ALL.iter().copied().filter(|kind| open(*kind).is_ok()).collect()
 }
 
 /// Why a backend cannot be opened.
@@ -171,9 +189,9 @@ mod tests {
     #[test]
     fn names_lead_back_to_their_kind() {
         for kind in Kind::ALL {
-            assert_eq!(Kind::from_name(kind.name()), Some(kind));
+            assert_eq!(Kind::from_name(kind.name()), Some(*kind));
         }
-        assert_eq!(Kind::from_name("select"), None);
+        assert_eq!(Kind::from_name("nonsense"), None);
     }
 
     #[test]

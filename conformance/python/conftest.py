@@ -130,8 +130,8 @@ def reports():
 
 
 @pytest.fixture(autouse=True)
-def leaks(reports, error_log):
-    """No descriptor, thread or unclosed thing (a ResourceWarning) may be left.
+def leaks(reports, error_log, caplog):
+    """No descriptor, thread, handle, transport or unclosed thing (a ResourceWarning) may be left.
 
     Set up before everything else and so torn down after it, but before ``reports`` and
     ``error_log`` look at what the one collection here may have brought to light.
@@ -139,6 +139,8 @@ def leaks(reports, error_log):
     leaks = Leaks()
     handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)}
     yield leaks
+    # The tracebacks of log records keep what they passed through.
+    caplog.get_records("call").clear()
     leaks.check()
     assert signal.set_wakeup_fd(-1) == -1, "the signal wakeup fd was not put back"
     assert handlers == {s: signal.getsignal(s) for s in handlers}, "a signal handler was left"

@@ -181,15 +181,10 @@ class Leaks:
 
 
 def loop_objects() -> collections.Counter[str]:
-    """How many handles and transports of zloop there are, whoever holds them.
-
-    asyncio's are not counted: a traceback in a log record holds them, through frames that native code has not.
-    """
+    """How many handles and transports there are, whoever holds them."""
     kinds = (asyncio.Handle, transports._FlowControlMixin)
     return collections.Counter(
-        kind.__name__
-        for kind in map(type, gc.get_objects())
-        if issubclass(kind, kinds) and kind.__module__.startswith("zloop")
+        kind.__name__ for kind in map(type, gc.get_objects()) if issubclass(kind, kinds)
     )
 
 

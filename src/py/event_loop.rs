@@ -502,7 +502,7 @@ pub fn diagnose(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
         }
         Ok(report)
     };
-    Kind::ALL.into_iter().map(examine).collect()
+    Kind::ALL.iter().copied().map(examine).collect()
 }
 
 /// Names of the backends that open on this machine, the one that is picked automatically first.

@@ -11,6 +11,8 @@ pub mod epoll;
 #[cfg(kqueue)]
 pub mod kqueue;
 pub mod poll;
+#[cfg(feature = "select")]
+pub mod select;
 pub mod selector;
 
 use std::io::{self, IoSlice};

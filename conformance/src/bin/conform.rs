@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     let names: Vec<String> = std::env::args().skip(1).collect();
     let mut passed = true;
     if names.is_empty() {
-        for subject in Kind::ALL.map(Subject::Real).into_iter().chain([Subject::Sim(1)]) {
+        for subject in Kind::ALL.iter().copied().map(Subject::Real).chain([Subject::Sim(1)]) {
             passed &= conform(subject, subject.is_required());
         }
     }

@@ -60,6 +60,7 @@ macro_rules! for_each_case {
             C6 watches::a_closed_peer_is_readable,
             C6 watches::many_watches_are_all_reported,
             C6 watches::what_cannot_be_watched_is_refused,
+            C6 watches::a_file_that_was_closed_spoils_nothing_for_the_others,
             C6 streams::a_stream_reports_what_was_ready_before_it_was_attached,
             C6 streams::a_rearmed_stream_reports_what_comes_later,
             C6 streams::a_rearmed_stream_reports_what_came_meanwhile,

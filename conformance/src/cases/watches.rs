@@ -107,3 +107,15 @@ pub fn what_cannot_be_watched_is_refused(rig: &mut Rig) {
     rig.world().write(peer, b"x").expect("room");
     rig.until_seen(token, Interest::READ);
 }
+
+/// C6: a file that was closed without being forgotten spoils nothing for the others.
+pub fn a_file_that_was_closed_spoils_nothing_for_the_others(rig: &mut Rig) {
+    let (lost, _peer) = rig.pair();
+    rig.watch(lost, Interest::READ);
+    let (fd, peer) = rig.pair();
+    let token = rig.watch(fd, Interest::READ);
+    rig.world().close(lost).expect("an open fd");
+    rig.settle();
+    rig.world().write(peer, b"x").expect("room");
+    rig.until_seen(token, Interest::READ);
+}
