@@ -66,7 +66,13 @@ EXPECTED = {
 }
 
 # Those that need a client or a test runner have a test of their own below.
-SERVED = {"fastapi_app.py", "uvicorn_run.py", "uvicorn_workers.py", "test_with_anyio.py"}
+SERVED = {
+    "fastapi_app.py",
+    "parallel_http.py",
+    "test_with_anyio.py",
+    "uvicorn_run.py",
+    "uvicorn_workers.py",
+}
 
 
 @pytest.fixture(params=zloop.available_backends())
@@ -183,13 +189,28 @@ def test_two_workers(way: str, environment: dict[str, str]) -> None:
         command = f"-m uvicorn --app-dir {FOLDER} uvicorn_workers:app --port {port} {way}"
         arguments = [*command.split(), "--loop", "zloop:new_event_loop"]
     with serving(arguments, environment):
-        pids: set[int] = set()
-        deadline = time.monotonic() + LIMIT
-        while len(pids) < 2:
-            assert time.monotonic() < deadline, f"only {pids} answered"
-            answer = get(f"http://127.0.0.1:{port}/").json()
-            assert answer["loop"] == "zloop"
-            pids.add(answer["pid"])
+        answers = both(port, "pid")
+        assert {answer["loop"] for answer in answers} == {"zloop"}
+
+
+def test_loops_in_threads(environment: dict[str, str]) -> None:
+    port = free_port()
+    arguments = [str(FOLDER / "parallel_http.py"), "--port", str(port), "--loops", "2"]
+    with serving(arguments, environment):
+        answers = both(port, "thread")
+        assert {answer["thread"] for answer in answers} == {"MainThread", "zloop-1"}
+        numbers = [answer["request"] for answer in answers]
+        assert numbers == list(range(1, len(numbers) + 1))
+
+
+def both(port: int, key: str) -> list[dict[str, object]]:
+    """Asks until answers with two different values of `key` have come; returns all answers."""
+    answers: list[dict[str, object]] = []
+    deadline = time.monotonic() + LIMIT
+    while len({answer[key] for answer in answers}) < 2:
+        assert time.monotonic() < deadline, f"only {answers} came"
+        answers.append(get(f"http://127.0.0.1:{port}/").json())
+    return answers
 
 
 @pytest.mark.parametrize("http", ["h11", "httptools"])

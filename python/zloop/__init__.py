@@ -27,6 +27,7 @@ __all__ = [
     "install",
     "new_event_loop",
     "run",
+    "run_parallel",
 ]
 
 _T = TypeVar("_T")
@@ -36,7 +37,9 @@ class BackendUnavailable(OSError):
     """The backend that was asked for cannot be opened; says why, and what can be done about it."""
 
 
-from ._loop import Loop  # noqa: E402  (needs nothing from here, but reads better after the exception)
+# These need nothing from here, but read better after the exception.
+from ._loop import Loop  # noqa: E402
+from ._parallel import run_parallel  # noqa: E402
 
 
 def new_event_loop(backend: str | None = None) -> Loop:
