@@ -23,9 +23,23 @@ VENV := .venv-$(firstword $(FOUND))
 export CARGO_TARGET_DIR := $(CURDIR)/target/python-$(firstword $(FOUND))
 endif
 
+# On Linux kqueue is a library, and builds with it live apart too: installed for good, since the editable ones of an
+# interpreter share one file. Where pkg-config does not find the library, the usual build tells so.
+FEATURES :=
+ifeq ($(strip $(BACKEND)) $(shell uname -s),kqueue Linux)
+ifneq ($(shell pkg-config --exists 'libkqueue >= 2.7' 2>/dev/null && echo found),)
+FEATURES := libkqueue
+VENV := $(VENV)-libkqueue
+export CARGO_TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/libkqueue
+endif
+endif
+WITH_FEATURES := $(if $(FEATURES),--features $(FEATURES))
+
 PY := $(VENV)/bin/python
+WHEELS := $(CURDIR)/target/wheels-$(FEATURES)
 RUST_SOURCES := Cargo.toml Cargo.lock build.rs backends/Cargo.toml $(shell find src backends/src -name '*.rs' 2>/dev/null)
 BUILT := $(VENV)/.built-$(PROFILE)
+INSTALLED := $(if $(FEATURES),$(wildcard python/zloop/*.py))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 WITH_BACKEND := $(if $(strip $(BACKEND)),ZLOOP_BACKEND=$(BACKEND))
@@ -50,9 +64,16 @@ $(VENV)/.ready: $(VENV)/.made pyproject.toml
 	@$(PY) -m pip install --quiet --group development
 	@touch $@
 
-$(BUILT): $(VENV)/.ready $(RUST_SOURCES) pyproject.toml
-	@echo "Building zloop ($(PROFILE)) for $(VENV)"
+$(BUILT): $(VENV)/.ready $(RUST_SOURCES) $(INSTALLED) pyproject.toml
+	@echo "Building zloop ($(PROFILE)$(if $(FEATURES), with $(FEATURES))) for $(VENV)"
+ifeq ($(FEATURES),)
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/maturin develop --profile $(PROFILE)
+else
+	@rm -rf $(WHEELS)
+	@$(VENV)/bin/maturin build --profile $(PROFILE) $(WITH_FEATURES) --auditwheel skip \
+		--out $(WHEELS) --interpreter $(CURDIR)/$(PY)
+	@$(PY) -m pip install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl
+endif
 	@rm -f $(VENV)/.built-*
 	@touch $@
 
@@ -87,7 +108,7 @@ format: $(VENV)/.ready ## Rewrite the sources in the house format
 
 .PHONY: conform
 conform: $(BUILT) ## Both conformance suites on one backend: BACKEND=epoll
-	@$(PY) scripts/run_tests.py conform --backend "$(BACKEND)"
+	@$(PY) scripts/run_tests.py conform --backend "$(BACKEND)" $(WITH_FEATURES)
 
 .PHONY: clauses
 clauses: $(VENV)/.made ## The backends' contract, a line for each clause, on each backend that opens here

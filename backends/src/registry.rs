@@ -158,6 +158,7 @@ pub struct Unavailable {
 
 impl Unavailable {
     /// The platform has no such interface.
+    #[allow(dead_code, reason = "a build may have them all")]
     fn platform(kind: Kind, needs: &str) -> Self {
         Self { kind, errno: libc::ENOSYS, reason: format!("it needs {needs}; this is {}", std::env::consts::OS) }
     }

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::fmt::Debug;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ const CALLED: u8 = 2;
 /// A `poll` takes all calls made before it ends; so whoever hands over work with a wake-up looks for that work *after*
 /// each `poll`.
 #[derive(Clone, Debug)]
-pub struct Waker(Arc<Bell>);
+pub struct Waker(Arc<Bell<dyn Doorbell>>);
 
 impl Waker {
     /// Ends the wait. Costs a system call only if the loop really sleeps and nobody else has called it.
@@ -35,24 +36,51 @@ impl Waker {
     }
 }
 
+/// What ends a sleep in the kernel.
+pub trait Doorbell: Debug + Send + Sync {
+    /// Ends the wait that is going on, or the next one. Any thread may call it.
+    fn ring(&self);
+
+    /// Makes it silent again, where it does not fall silent by itself.
+    fn empty(&self) {}
+}
+
+impl Doorbell for Box<dyn Doorbell> {
+    fn ring(&self) {
+        (**self).ring();
+    }
+
+    fn empty(&self) {
+        (**self).empty();
+    }
+}
+
 /// The loop's side of its wakers.
 #[derive(Debug)]
-pub(crate) struct Alarm(Arc<Bell>);
+pub(crate) struct Alarm<D = FdDoorbell>(Arc<Bell<D>>);
 
 #[derive(Debug)]
-struct Bell {
+struct Bell<D: ?Sized> {
     state: AtomicU8,
-    doorbell: Doorbell,
+    doorbell: D,
 }
 
 impl Alarm {
+    /// An alarm with an fd, which the backend waits for.
+    #[allow(dead_code, reason = "not every platform has a backend that makes its own")]
     pub(crate) fn new() -> io::Result<Self> {
-        let bell = Bell { state: AtomicU8::new(AWAKE), doorbell: Doorbell::new()? };
-        Ok(Self(Arc::new(bell)))
+        Ok(Self::of(FdDoorbell::new()?))
+    }
+}
+
+impl<D: Doorbell + 'static> Alarm<D> {
+    pub(crate) fn of(doorbell: D) -> Self {
+        Self(Arc::new(Bell { state: AtomicU8::new(AWAKE), doorbell }))
     }
 
     pub(crate) fn waker(&self) -> Waker {
-        Waker(Arc::clone(&self.0))
+        let bell: Arc<Bell<D>> = Arc::clone(&self.0);
+        Waker(bell)
     }
 
     /// Says that a wait is about to begin, and how long it may be: not at all if somebody has called already.
@@ -74,11 +102,7 @@ impl Alarm {
         self.0.state.load(Ordering::Relaxed) != AWAKE && self.0.state.swap(AWAKE, Ordering::AcqRel) == CALLED
     }
 
-    /// Whether the fd keeps reporting (or cannot report again) until it has been emptied, even to edge-triggered
-    /// selectors. An eventfd reports an edge for each call and in practice never fills up.
-    pub(crate) const MUST_EMPTY: bool = Doorbell::MUST_EMPTY;
-
-    /// Empties the fd.
+    /// Makes the doorbell silent again.
     pub(crate) fn empty(&self) {
         self.0.doorbell.empty();
     }
@@ -103,29 +127,35 @@ mod doorbell {
 
     use nix::sys::eventfd::{EfdFlags, EventFd};
 
+    use super::Doorbell;
+
     /// An eventfd.
     #[derive(Debug)]
-    pub(super) struct Doorbell(EventFd);
+    pub(crate) struct FdDoorbell(EventFd);
 
-    impl Doorbell {
-        pub(super) const MUST_EMPTY: bool = false;
+    impl FdDoorbell {
+        /// Whether it keeps reporting (or cannot report again) until it has been emptied, even to edge-triggered
+        /// selectors. An eventfd reports an edge for each call and in practice never fills up.
+        pub(crate) const MUST_EMPTY: bool = false;
 
-        pub(super) fn new() -> io::Result<Self> {
+        pub(crate) fn new() -> io::Result<Self> {
             Ok(Self(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?))
         }
+    }
 
-        pub(super) fn ring(&self) {
+    impl Doorbell for FdDoorbell {
+        fn ring(&self) {
             // The only possible failure is a counter at its maximum, and then the fd is readable already.
             let _ = self.0.write(1);
         }
 
-        pub(super) fn empty(&self) {
+        fn empty(&self) {
             // EAGAIN: somebody has been called and heard without ringing.
             let _ = self.0.read();
         }
     }
 
-    impl AsFd for Doorbell {
+    impl AsFd for FdDoorbell {
         fn as_fd(&self) -> BorrowedFd<'_> {
             self.0.as_fd()
         }
@@ -139,42 +169,47 @@ mod doorbell {
 
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
+    use super::Doorbell;
+
     /// A pipe.
     #[derive(Debug)]
-    pub(super) struct Doorbell {
+    pub(crate) struct FdDoorbell {
         reader: PipeReader,
         writer: PipeWriter,
     }
 
-    impl Doorbell {
-        pub(super) const MUST_EMPTY: bool = true;
+    impl FdDoorbell {
+        /// Whether it keeps reporting (or cannot report again) until it has been emptied.
+        pub(crate) const MUST_EMPTY: bool = true;
 
-        pub(super) fn new() -> io::Result<Self> {
+        pub(crate) fn new() -> io::Result<Self> {
             let (reader, writer) = io::pipe()?;
             fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
             fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
             Ok(Self { reader, writer })
         }
+    }
 
-        pub(super) fn ring(&self) {
+    impl Doorbell for FdDoorbell {
+        fn ring(&self) {
             // EAGAIN: the pipe is full, so the fd is readable already.
             let _ = (&self.writer).write(&[0]);
         }
 
-        pub(super) fn empty(&self) {
+        fn empty(&self) {
             let mut bytes = [0; 64];
             while (&self.reader).read(&mut bytes).is_ok_and(|n| n == bytes.len()) {}
         }
     }
 
-    impl AsFd for Doorbell {
+    impl AsFd for FdDoorbell {
         fn as_fd(&self) -> BorrowedFd<'_> {
             self.reader.as_fd()
         }
     }
 }
 
-use doorbell::Doorbell;
+pub(crate) use doorbell::FdDoorbell;
 
 #[cfg(test)]
 mod tests {

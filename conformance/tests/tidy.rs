@@ -21,6 +21,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("backends/src/fd.rs", "vouches for raw fds"),
     ("backends/src/readiness/mod.rs", "the signature of Backend::send"),
     ("backends/src/readiness/epoll.rs", "epoll_pwait2, which no C library of the last years has"),
+    ("backends/src/readiness/libkqueue.rs", "calls a C library"),
     ("backends/src/uring/flight.rs", "keeps pointers to the memory of sends"),
     ("backends/src/uring/mod.rs", "hands requests to the ring"),
     ("backends/src/uring/ring.rs", "enters the kernel by hand"),

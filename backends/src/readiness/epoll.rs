@@ -103,10 +103,8 @@ impl Epoll {
 
     /// `epoll_pwait2`, by number: the C library has it only since glibc 2.35.
     fn wait_fine(&mut self, time: Duration, limit: usize) -> nix::Result<usize> {
-        let deadline = libc::timespec {
-            tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
-            tv_nsec: time.subsec_nanos() as _,
-        };
+        let deadline =
+            libc::timespec { tv_sec: time.as_secs().min(i32::MAX as u64) as _, tv_nsec: time.subsec_nanos() as _ };
         let reports = &mut self.reports[..limit];
         // SAFETY: `EpollEvent` has the layout of `epoll_event`, and the kernel writes at most `limit` of them; the
         // time is read only; no signal mask is given.

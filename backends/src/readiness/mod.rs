@@ -10,20 +10,22 @@
 pub mod epoll;
 #[cfg(kqueue)]
 pub mod kqueue;
+#[cfg(libkqueue)]
+mod libkqueue;
 pub mod poll;
 #[cfg(feature = "select")]
 pub mod select;
 pub mod selector;
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use nix::errno::Errno;
 
 use crate::api::{Backend, Events, Interest, MAX_SLICES, Profile, Sent, Token, Wait, What};
 use crate::attempt;
 use crate::table::Table;
-use crate::wake::{Alarm, Waker};
+use crate::wake::{Alarm, Doorbell, FdDoorbell, Waker};
 use selector::{Change, Selector, Trigger, Wanted};
 
 /// A backend over a readiness kernel.
@@ -31,7 +33,7 @@ use selector::{Change, Selector, Trigger, Wanted};
 pub struct Readiness<S> {
     selector: S,
     files: Table<File>,
-    alarm: Alarm,
+    alarm: Alarm<Box<dyn Doorbell>>,
 }
 
 /// What is registered for a token.
@@ -59,9 +61,16 @@ impl<S: Selector> Readiness<S> {
     /// The kernel's: out of fds or memory, or no such interface.
     pub fn open() -> io::Result<Self> {
         let mut selector = S::open()?;
-        let alarm = Alarm::new()?;
-        selector.set(alarm.as_raw_fd(), ALARM, wanted::<S>(Role::Stream, Interest::READ), Change::Add)?;
-        Ok(Self { selector, files: Table::new(), alarm })
+        let doorbell = match selector.doorbell(ALARM)? {
+            Some(own) => own,
+            None => {
+                let fd = FdDoorbell::new()?;
+                let stream = wanted::<S>(Role::Stream, Interest::READ);
+                selector.set(fd.as_fd().as_raw_fd(), ALARM, stream, Change::Add)?;
+                Box::new(fd)
+            }
+        };
+        Ok(Self { selector, files: Table::new(), alarm: Alarm::of(doorbell) })
     }
 
     fn register(&mut self, token: Token, file: File) -> io::Result<()> {
@@ -172,7 +181,7 @@ impl<S: Selector> Backend for Readiness<S> {
             }
         });
         let called = alarm.awake();
-        if (called || rung) && (Alarm::MUST_EMPTY || !S::EDGES) {
+        if (called || rung) && (FdDoorbell::MUST_EMPTY || !S::EDGES) {
             alarm.empty();
         }
         result?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::poll::PollTimeout;
 
 use crate::api::{Interest, Token, Wait};
+use crate::wake::Doorbell;
 
 /// A kernel interface that tells which fds are ready.
 pub trait Selector: Sized {
@@ -39,6 +40,16 @@ pub trait Selector: Sized {
 
     /// Takes the registration back. An fd that is closed or unknown is no error.
     fn remove(&mut self, fd: RawFd, token: Token);
+
+    /// The kernel's own way to end a wait, which is then reported as `token`, once for any number of rings; `None`
+    /// for a kernel that has none, and then an fd is registered for it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn doorbell(&mut self, token: Token) -> io::Result<Option<Box<dyn Doorbell>>> {
+        let _ = token;
+        Ok(None)
+    }
 
     /// Waits, and calls `found` for at most `limit` tokens that are ready. Those that did not fit come first next
     /// time. A timeout or a signal is no error and finds nothing.
