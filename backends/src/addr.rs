@@ -25,6 +25,29 @@ impl SockAddr {
         Self { bytes, len: len.min(ROOM) }
     }
 
+    /// The address of a Unix socket in the file system; `None` for a path that is empty, too long or not a path.
+    #[must_use]
+    pub fn from_unix_path(path: &[u8]) -> Option<Self> {
+        let mut bytes = [0; ROOM];
+        // With the zero byte that ends it.
+        let len = PAYLOAD + path.len() + 1;
+        if path.is_empty() || path.contains(&0) || len > size_of::<libc::sockaddr_un>() {
+            return None;
+        }
+        bytes[PAYLOAD..PAYLOAD + path.len()].copy_from_slice(path);
+        Some(Self::with_head(bytes, len, libc::AF_UNIX))
+    }
+
+    /// Fills in the family, and the length where there is a place for it.
+    fn with_head(mut bytes: [u8; ROOM], len: usize, family: i32) -> Self {
+        if cfg!(any(target_os = "linux", target_os = "android")) {
+            bytes[..2].copy_from_slice(&(family as u16).to_ne_bytes());
+        } else {
+            bytes[..2].copy_from_slice(&[len as u8, family as u8]);
+        }
+        Self { bytes, len }
+    }
+
     /// The address family (`AF_INET`, ...). Some kernels report none for a peer without a name: `AF_UNSPEC` then.
     #[must_use]
     pub fn family(&self) -> i32 {
@@ -82,6 +105,25 @@ impl SockAddr {
     }
 }
 
+impl From<SocketAddr> for SockAddr {
+    fn from(address: SocketAddr) -> Self {
+        let mut bytes = [0; ROOM];
+        bytes[2..4].copy_from_slice(&address.port().to_be_bytes());
+        match address {
+            SocketAddr::V4(v4) => {
+                bytes[4..8].copy_from_slice(&v4.ip().octets());
+                Self::with_head(bytes, 16, libc::AF_INET)
+            }
+            SocketAddr::V6(v6) => {
+                bytes[4..8].copy_from_slice(&v6.flowinfo().to_be_bytes());
+                bytes[8..24].copy_from_slice(&v6.ip().octets());
+                bytes[24..28].copy_from_slice(&v6.scope_id().to_ne_bytes());
+                Self::with_head(bytes, 28, libc::AF_INET6)
+            }
+        }
+    }
+}
+
 impl fmt::Debug for SockAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.to_inet(), self.unix_path()) {
@@ -113,6 +155,18 @@ mod tests {
         rest.extend(9u32.to_ne_bytes());
         let v6 = made(libc::AF_INET6, &rest);
         assert_eq!(v6.to_inet(), Some(SocketAddrV6::new(Ipv6Addr::LOCALHOST, 8080, 7, 9).into()));
+    }
+
+    #[test]
+    fn what_is_written_reads_the_same() {
+        for text in ["192.0.2.7:65535", "[2001:db8::9%3]:1"] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(SockAddr::from(address).to_inet(), Some(address));
+        }
+        assert_eq!(SockAddr::from_unix_path(b"/run/x").unwrap().unix_path(), Some(&b"/run/x"[..]));
+        let refused: [&[u8]; 3] = [b"", b"\0abstract", &[b'x'; 108]];
+        assert!(refused.iter().all(|path| SockAddr::from_unix_path(path).is_none()));
+        assert!(SockAddr::from_unix_path(&[b'x'; 107]).is_some());
     }
 
     #[test]

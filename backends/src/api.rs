@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`attach`](Backend::attach), [`rearm`](Backend::rearm) | a stream: "tell me when it turns readable, or writable" |
 //! | [`send`](Backend::send), [`gather`](Backend::gather) | "take this: done now, blocked, or a completion later" |
-//! | [`watch`](Backend::watch) | an fd of the user's (`add_reader`): level-triggered |
+//! | [`watch`](Backend::watch), [`watch_once`](Backend::watch_once) | an fd of the user's (`add_reader`): level-triggered |
 //! | [`cancel`](Backend::cancel), [`forget`](Backend::forget) | take it back |
 //! | [`poll`](Backend::poll) | hand over all that is queued and wait, once per turn |
 //!
@@ -25,8 +25,9 @@
 //! * **C5** No fd leaks and none is closed twice: a backend closes only fds that it opened itself.
 //! * **C6** `watch` is level-triggered: while the condition holds, every `poll` reports it. An attached stream is
 //!   reported as readable at least once after `attach`, and in each direction after each `rearm`, if the condition
-//!   holds now or later; one that is dead, in both directions whatever it was rearmed for. Spurious reports are
-//!   allowed. A file that is closed without `forget` keeps nobody else from being reported.
+//!   holds now or later; one that is dead, in both directions whatever it was rearmed for. `watch_once` is reported at
+//!   least once if the condition holds now or later. Spurious reports are allowed. A file that is closed without
+//!   `forget` keeps nobody else from being reported.
 //! * **C7** After `forget` nothing arrives for that token, even if the fd's number is reused at once.
 //! * **C8** `wake` from any thread, before or during a `poll`, ends that `poll`; any number of wakes make one return;
 //!   none is lost.
@@ -73,6 +74,15 @@ pub trait Backend {
     /// # Errors
     /// The kernel's: `EPERM` for files that cannot be waited for (as epoll answers), `EBADF`, `ENOMEM`, `ENOSPC`.
     fn watch(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()>;
+
+    /// [`watch`](Backend::watch) for callers who want one report and then [`forget`](Backend::forget) the watch, or
+    /// call this again: what comes after the first report is undefined, and a backend may save system calls by that.
+    ///
+    /// # Errors
+    /// As for [`watch`](Backend::watch).
+    fn watch_once(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        self.watch(fd, token, interest)
+    }
 
     /// Adopts a stream in non-blocking mode. It is reported when it becomes readable; reports may be edges, so the
     /// caller remembers them, and calls [`rearm`](Backend::rearm) when it found the fd drained. Nearly always there is

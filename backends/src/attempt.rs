@@ -35,11 +35,62 @@ pub fn recv(fd: RawFd, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
 /// As [`recv`]; `buffer` is empty then.
 #[inline]
 pub fn recv_vec(fd: RawFd, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    fill(buffer, usize::MAX, |room| Ok((recv(fd, room)?, ())))?;
+    Ok(buffer.len())
+}
+
+/// [`recv_vec`] of no more than `most` bytes.
+///
+/// # Errors
+/// As [`recv`]; `buffer` is empty then.
+#[inline]
+pub fn recv_at_most(fd: RawFd, buffer: &mut Vec<u8>, most: usize) -> io::Result<()> {
+    fill(buffer, most, |room| Ok((recv(fd, room)?, ())))
+}
+
+/// Receives a datagram, no more of it than `most` bytes, into the capacity of `buffer`, and says who sent it.
+///
+/// # Errors
+/// As [`recv`]; `buffer` is empty then.
+#[inline]
+pub fn recv_from(fd: RawFd, buffer: &mut Vec<u8>, most: usize) -> io::Result<SockAddr> {
+    fill(buffer, most, |room| recv_into_from(fd, room))
+}
+
+/// Has `receive` replace the contents of `buffer` by no more than `most` bytes, and no more than its capacity.
+#[inline]
+fn fill<T>(
+    buffer: &mut Vec<u8>,
+    most: usize,
+    receive: impl FnOnce(&mut [MaybeUninit<u8>]) -> io::Result<(usize, T)>,
+) -> io::Result<T> {
     buffer.clear();
-    let count = recv(fd, buffer.spare_capacity_mut())?;
-    // SAFETY: the kernel has written that many bytes at the start of the spare capacity, which begins at 0.
+    let room = buffer.spare_capacity_mut();
+    let room_len = room.len().min(most);
+    let (count, rest) = receive(&mut room[..room_len])?;
+    assert!(count <= room_len, "more was written than fits");
+    // SAFETY: that many bytes have been written at the start of the spare capacity, which begins at 0.
     unsafe { buffer.set_len(count) };
-    Ok(count)
+    Ok(rest)
+}
+
+/// Receives a datagram into one buffer, cut off where the buffer ends; how many bytes, and who sent them.
+///
+/// # Errors
+/// As [`recv`].
+#[inline]
+pub fn recv_into_from(fd: RawFd, buffer: &mut [MaybeUninit<u8>]) -> io::Result<(usize, SockAddr)> {
+    let mut bytes = [0; ROOM];
+    let mut len = ROOM as libc::socklen_t;
+    let count = retry(|| {
+        // SAFETY: the pointer and length describe a buffer that we may write to, and so do those of the address; the
+        // kernel asks for no alignment.
+        unsafe {
+            let address = bytes.as_mut_ptr().cast();
+            libc::recvfrom(fd, buffer.as_mut_ptr().cast(), buffer.len(), 0, address, &raw mut len)
+        }
+    })?;
+    Ok((count, SockAddr::new(bytes, len as usize)))
 }
 
 /// Receives into `first`, and what does not fit there into `second`, in one call.
@@ -103,6 +154,40 @@ pub fn send(fd: RawFd, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         // SAFETY: the header names slices that we may read, and nothing else.
         unsafe { libc::sendmsg(fd, &raw const header, NO_SIGNAL) }
     })
+}
+
+/// Sends one datagram to an address.
+///
+/// # Errors
+/// As [`send`].
+#[inline]
+pub fn send_to(fd: RawFd, data: &[u8], address: &SockAddr) -> io::Result<usize> {
+    let name = address.as_bytes();
+    retry(|| {
+        // SAFETY: both pointers and lengths describe bytes that we may read; the kernel asks for no alignment.
+        unsafe {
+            let len = name.len() as libc::socklen_t;
+            libc::sendto(fd, data.as_ptr().cast(), data.len(), NO_SIGNAL, name.as_ptr().cast(), len)
+        }
+    })
+}
+
+/// Connects: true if that is done, false if it goes on in the background and the fd turns writable at its end.
+///
+/// # Errors
+/// The kernel's.
+pub fn connect(fd: RawFd, address: &SockAddr) -> io::Result<bool> {
+    let name = address.as_bytes();
+    // SAFETY: the pointer and length describe bytes that we may read; the kernel asks for no alignment.
+    if unsafe { libc::connect(fd, name.as_ptr().cast(), name.len() as libc::socklen_t) } == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        // After a signal it goes on, too.
+        Some(libc::EINPROGRESS | libc::EALREADY | libc::EINTR | libc::EAGAIN) => Ok(false),
+        _ => Err(error),
+    }
 }
 
 /// [`send`] for pipes and other files that are no sockets. A closed reader raises `SIGPIPE` here unless the process

@@ -80,6 +80,8 @@ faults! {
     C6 {
         /// A watch reports once.
         EdgeWatch,
+        /// A watch for one report that is made again reports nothing.
+        DeafOnce,
         /// `rearm` does nothing.
         LostRearm,
         /// An attached stream that is ready already is not reported.
@@ -276,6 +278,15 @@ impl Backend for Mutant {
     fn watch(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         self.fds.insert(token, fd);
         self.inner.watch(fd, token, interest)
+    }
+
+    fn watch_once(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        let again = self.fds.values().any(|known| *known == fd);
+        self.fds.insert(token, fd);
+        if self.fault == Fault::DeafOnce && again {
+            return Ok(());
+        }
+        self.inner.watch_once(fd, token, interest)
     }
 
     fn attach(&mut self, fd: RawFd, token: Token) -> io::Result<()> {

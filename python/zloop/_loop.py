@@ -1,8 +1,8 @@
 """The event loop: CPython's own selector loop with everything hot replaced by native code.
 
-`Loop` inherits from the native `_zloop.EventLoop` first. What that class defines is used: the run cycle, scheduling,
-handles, timers, `_add_reader` and its family, stream transports. Everything else is asyncio's, of the Python that runs,
-so that its behaviour, messages and edge cases are the same by construction.
+`Loop` inherits from the native `_zloop.EventLoop` first, by way of `SockMethods`. What these define is used: the run
+cycle, scheduling, handles, timers, `_add_reader` and its family, transports, `sock_recv` and its family. Everything
+else is asyncio's, of the Python that runs, so that its behaviour, messages and edge cases are the same by construction.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import threading
 from asyncio import constants, events, sslproto
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from . import _zloop
 from ._choice import choose
+from ._sock import SockMethods
 
 if TYPE_CHECKING:
     import selectors
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
 
-class Loop(_zloop.EventLoop, asyncio.SelectorEventLoop):
+class Loop(SockMethods):
     """An asyncio event loop with a native core.
 
     Make one with `zloop.new_event_loop()`. The backend is chosen by `backend`, else by the environment

@@ -9,11 +9,11 @@ use std::os::fd::{IntoRawFd, RawFd};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict};
-use zloop_backends::{SockAddr, attempt};
+use pyo3::types::PyDict;
+use zloop_backends::attempt;
 
 use super::event_loop::EventLoop;
-use super::{call, errors, stream};
+use super::{address, call, errors, stream};
 
 /// What `create_server` was told, as asyncio passes it on.
 pub struct Listener<'py> {
@@ -37,7 +37,7 @@ pub fn accept_all(this: &Bound<'_, EventLoop>, listener: &Listener<'_>) -> PyRes
         match attempt::accept(fd) {
             Ok((conn, address)) => {
                 let conn = socket_of(&listener.sock, conn.into_raw_fd())?;
-                let peername = address_of(py, &address)?;
+                let peername = address::to_python(py, &address)?;
                 accepted(this, listener, conn, peername)?;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -57,7 +57,7 @@ fn is_plain(sock: &Bound<'_, PyAny>) -> PyResult<bool> {
         return Ok(false);
     }
     let family = sock.getattr(intern!(py, "family"))?.extract()?;
-    Ok(matches!(family, libc::AF_INET | libc::AF_INET6 | libc::AF_UNIX))
+    Ok(address::is_known(family))
 }
 
 /// A socket with ideas of its own: asyncio's code calls its methods.
@@ -170,7 +170,7 @@ fn refuse(
 }
 
 /// The Python socket for an accepted fd, which it owns from here on.
-fn socket_of<'py>(listener: &Bound<'py, PyAny>, fd: RawFd) -> PyResult<Bound<'py, PyAny>> {
+pub fn socket_of<'py>(listener: &Bound<'py, PyAny>, fd: RawFd) -> PyResult<Bound<'py, PyAny>> {
     let py = listener.py();
     let class = socket_class(py)?;
     let family = listener.getattr(intern!(py, "family"))?;
@@ -188,7 +188,8 @@ fn socket_of<'py>(listener: &Bound<'py, PyAny>, fd: RawFd) -> PyResult<Bound<'py
     Ok(made)
 }
 
-fn socket_class(py: Python<'_>) -> PyResult<&'static Py<PyAny>> {
+/// Python's own class of sockets.
+pub fn socket_class(py: Python<'_>) -> PyResult<&'static Py<PyAny>> {
     static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     CLASS.get_or_try_init(py, || py.import("socket")?.getattr("socket").map(Bound::unbind))
 }
@@ -198,23 +199,3 @@ fn socket_class(py: Python<'_>) -> PyResult<&'static Py<PyAny>> {
 const NON_BLOCKING: i32 = libc::SOCK_NONBLOCK;
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
 const NON_BLOCKING: i32 = 0;
-
-/// An address as Python's socket module shows it.
-fn address_of<'py>(py: Python<'py>, address: &SockAddr) -> PyResult<Bound<'py, PyAny>> {
-    use std::net::SocketAddr;
-    match address.to_inet() {
-        Some(SocketAddr::V4(v4)) => Ok((v4.ip().to_string(), v4.port()).into_pyobject(py)?.into_any()),
-        Some(SocketAddr::V6(v6)) => {
-            let socket = py.import("socket")?;
-            let host = (socket.getattr("AF_INET6")?, PyBytes::new(py, &v6.ip().octets()));
-            let host = socket.call_method1("inet_ntop", host)?;
-            Ok((host, v6.port(), v6.flowinfo(), v6.scope_id()).into_pyobject(py)?.into_any())
-        }
-        None => match address.unix_path() {
-            // An abstract name starts with a zero byte and stays bytes.
-            Some(path) if path.first() == Some(&0) => Ok(PyBytes::new(py, path).into_any()),
-            Some(path) => py.import("os")?.call_method1("fsdecode", (PyBytes::new(py, path),)),
-            None => Ok("".into_pyobject(py)?.into_any()),
-        },
-    }
-}

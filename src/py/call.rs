@@ -1,5 +1,6 @@
 //! Running Python code in a context, and buffers that Python lends: the calls that PyO3 has no safe form for.
 
+use std::ffi::{CStr, c_char, c_int};
 use std::mem::MaybeUninit;
 
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
@@ -9,7 +10,8 @@ use pyo3::{PyErr, ffi};
 
 // Part of CPython's C API in every version that zloop runs on, but not among PyO3's declarations.
 unsafe extern "C" {
-    fn _PyBytes_Resize(bytes: *mut *mut ffi::PyObject, size: ffi::Py_ssize_t) -> std::ffi::c_int;
+    fn _PyBytes_Resize(bytes: *mut *mut ffi::PyObject, size: ffi::Py_ssize_t) -> c_int;
+    fn PySys_Audit(event: *const c_char, format: *const c_char, ...) -> c_int;
 }
 
 /// A copy of the calling thread's context, as `contextvars.copy_context()` makes it.
@@ -83,11 +85,39 @@ pub fn bytes_filled_by<'py, E>(
     }
 }
 
-/// A contiguous, writable buffer lent by a Python object, given back when dropped.
-pub struct WritableBuffer<'py> {
+/// Tells audit hooks, if there are any, of what a socket is about to do, as its own methods do.
+pub fn audit(event: &CStr, sock: &Bound<'_, PyAny>, address: &Bound<'_, PyAny>) -> PyResult<()> {
+    // SAFETY: attached; the format asks for two live objects, and both are given.
+    let refused = unsafe { PySys_Audit(event.as_ptr(), c"OO".as_ptr(), sock.as_ptr(), address.as_ptr()) };
+    if refused == 0 { Ok(()) } else { Err(PyErr::fetch(sock.py())) }
+}
+
+/// A contiguous buffer lent by a Python object, given back when dropped.
+struct Lent<'py> {
     view: Box<ffi::Py_buffer>,
     _py: Python<'py>,
 }
+
+impl<'py> Lent<'py> {
+    fn of(object: &Bound<'py, PyAny>, flags: c_int) -> PyResult<Self> {
+        let mut view = Box::new(ffi::Py_buffer::new());
+        // SAFETY: attached, and `view` outlives the call; it is released in `drop`, only if this succeeded.
+        if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &raw mut *view, flags) } != 0 {
+            return Err(PyErr::fetch(object.py()));
+        }
+        Ok(Self { view, _py: object.py() })
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        // SAFETY: filled by PyObject_GetBuffer, released once, attached.
+        unsafe { ffi::PyBuffer_Release(&raw mut *self.view) };
+    }
+}
+
+/// Memory of a Python object that is lent to be written to.
+pub struct WritableBuffer<'py>(Lent<'py>);
 
 impl<'py> WritableBuffer<'py> {
     /// Borrows the memory of `object`.
@@ -95,26 +125,44 @@ impl<'py> WritableBuffer<'py> {
     /// # Errors
     /// `TypeError` or `BufferError` if it has none that can be written to.
     pub fn of(object: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let mut view = Box::new(ffi::Py_buffer::new());
-        // SAFETY: attached, and `view` outlives the call; it is released in `drop`, only if this succeeded.
-        if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &raw mut *view, ffi::PyBUF_WRITABLE) } != 0 {
-            return Err(PyErr::fetch(object.py()));
-        }
-        Ok(Self { view, _py: object.py() })
+        Lent::of(object, ffi::PyBUF_WRITABLE).map(Self)
+    }
+
+    /// Whether there is no room at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.view.len == 0
     }
 
     /// The memory lent.
     pub fn as_mut(&mut self) -> &mut [MaybeUninit<u8>] {
+        if self.is_empty() {
+            return &mut [];
+        }
         // SAFETY: a simple writable buffer is `len` contiguous bytes at `buf`, and the exporter keeps them there until
         // the release. Python code that changes them meanwhile is its own problem, as with `socket.recv_into`: the
         // kernel writes them, and this reference does not outlive that call.
-        unsafe { std::slice::from_raw_parts_mut(self.view.buf.cast(), self.view.len as usize) }
+        unsafe { std::slice::from_raw_parts_mut(self.0.view.buf.cast(), self.0.view.len as usize) }
     }
 }
 
-impl Drop for WritableBuffer<'_> {
-    fn drop(&mut self) {
-        // SAFETY: filled by PyObject_GetBuffer, released once, attached.
-        unsafe { ffi::PyBuffer_Release(&raw mut *self.view) };
+/// Memory of a Python object that is lent to be read.
+pub struct ReadableBuffer<'py>(Lent<'py>);
+
+impl<'py> ReadableBuffer<'py> {
+    /// Borrows the memory of `object`.
+    ///
+    /// # Errors
+    /// `TypeError` or `BufferError` if it has none in one piece.
+    pub fn of(object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        Lent::of(object, ffi::PyBUF_SIMPLE).map(Self)
+    }
+
+    /// The memory lent.
+    pub fn as_slice(&self) -> &[u8] {
+        if self.0.view.len == 0 {
+            return &[];
+        }
+        // SAFETY: as for `WritableBuffer`: only the kernel looks at the bytes, within one call.
+        unsafe { std::slice::from_raw_parts(self.0.view.buf.cast(), self.0.view.len as usize) }
     }
 }

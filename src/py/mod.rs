@@ -9,12 +9,15 @@
 //! | `handle.rs` | `Handle`, `TimerHandle` |
 //! | `watch.rs` | `add_reader` and its family |
 //! | `accept.rs` | from a listening socket to transports |
+//! | `sock/` | `sock_recv` and its family |
+//! | `address.rs` | socket addresses, as Python writes them |
 //! | `transport.rs`, `receive.rs` | what all transports share |
 //! | `stream/` | stream transports |
 //! | `pipe/` | pipe transports |
 //! | `native.rs`, `call.rs`, `cell.rs` | the three small floors between Rust and the interpreter |
 
 mod accept;
+mod address;
 mod call;
 mod cell;
 mod debug;
@@ -26,6 +29,7 @@ mod native;
 mod pipe;
 mod receive;
 mod run;
+mod sock;
 mod state;
 mod stream;
 mod transport;
@@ -40,6 +44,7 @@ fn _zloop(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<event_loop::EventLoop>()?;
     hot::install(&py.get_type::<event_loop::EventLoop>())?;
+    sock::install(&py.get_type::<event_loop::EventLoop>())?;
     handle::HandleTypes::register(module)?;
     stream::register(module)?;
     pipe::register(module)?;

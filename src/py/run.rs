@@ -3,13 +3,13 @@
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use zloop_backends::{Backend, Events, Wait};
+use zloop_backends::{Backend, Events, Interest, Token, Wait};
 
 use super::errors;
 use super::event_loop::EventLoop;
 use super::handle::{self, HandleTypes};
-use super::state::{Item, State};
-use super::{debug, stream};
+use super::state::{Item, Source, State};
+use super::{debug, stream, watch};
 use crate::sched::System;
 
 /// The most events of one wait; the rest come with the next.
@@ -158,9 +158,20 @@ impl Turn<'_, '_> {
     fn run_item(&self, item: &Item) -> PyResult<()> {
         match item {
             Item::Handle(handle) => handle::run(self.types, self.this, handle.bind(self.this.py())),
-            Item::Ready(token, interest) => stream::on_ready(self.this, *token, *interest),
+            Item::Ready(token, interest) => on_ready(self.this, *token, *interest),
             Item::Sent(token, result) => stream::on_sent(self.this, *token, *result),
         }
+    }
+}
+
+fn on_ready(this: &Bound<'_, EventLoop>, token: Token, interest: Interest) -> PyResult<()> {
+    let transport = this.get().state.with(this.py(), |state| match state.sources.get(token) {
+        Some(Source::Stream(transport)) => Some(transport.clone_ref(this.py())),
+        _ => None,
+    });
+    match transport {
+        Some(transport) => stream::on_ready(this, transport.bind(this.py()), interest),
+        None => watch::on_ready(this, token, interest),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::sched::{Scheduler, Slice};
 pub enum Item {
     /// A handle, ours or asyncio's.
     Handle(Py<PyAny>),
-    /// A stream transport turned ready.
+    /// A stream transport turned ready, or an fd for which a future waits.
     Ready(Token, Interest),
     /// A send that was in flight has ended: bytes or a negative errno.
     Sent(Token, i32),
@@ -28,7 +28,7 @@ pub enum Item {
 
 /// What a token stands for.
 pub enum Source {
-    /// An fd under `add_reader` or `add_writer`.
+    /// An fd under `add_reader`, `add_writer` or one of the `sock_*` methods.
     Watch(Watch),
     /// A stream transport, kept alive by this until its connection is lost.
     Stream(Py<PyAny>),
@@ -36,13 +36,28 @@ pub enum Source {
     Draining(WriteQueue<PyBackedBytes>),
 }
 
-/// The handles of one watched fd.
-#[derive(Default)]
+/// Who hears that a watched fd is ready.
+pub enum Waiter {
+    /// A handle, which runs each time.
+    Handle(Py<PyAny>),
+    /// A future of `sock_recv` and its like, which is done the first time.
+    Future(Py<PyAny>),
+}
+
+impl Waiter {
+    pub fn object(&self) -> &Py<PyAny> {
+        let (Self::Handle(object) | Self::Future(object)) = self;
+        object
+    }
+}
+
+/// Those who wait for one watched fd.
 pub struct Watch {
+    pub fd: RawFd,
     /// What the caller named the fd by: once closed, a socket is only known by its identity.
     pub file: Option<Py<PyAny>>,
-    pub reader: Option<Py<PyAny>>,
-    pub writer: Option<Py<PyAny>>,
+    pub reader: Option<Waiter>,
+    pub writer: Option<Waiter>,
 }
 
 impl Watch {
@@ -53,8 +68,13 @@ impl Watch {
         read | write
     }
 
-    /// The place of the handle for one direction.
-    pub fn side(&mut self, direction: Interest) -> &mut Option<Py<PyAny>> {
+    /// Whether all who wait want one report.
+    pub fn is_for_futures(&self) -> bool {
+        !matches!((&self.reader, &self.writer), (Some(Waiter::Handle(_)), _) | (_, Some(Waiter::Handle(_))))
+    }
+
+    /// The place for who waits in one direction.
+    pub fn side(&mut self, direction: Interest) -> &mut Option<Waiter> {
         if direction == Interest::READ { &mut self.reader } else { &mut self.writer }
     }
 }
@@ -82,6 +102,8 @@ pub struct State {
     pub dirty: Vec<Py<PyAny>>,
     /// Where small messages are read; made when the first one comes.
     scratch: Vec<u8>,
+    /// How much the last `sock_recv` brought.
+    pub sock_read: ReadSize,
     pub task_factory: Option<Py<PyAny>>,
 }
 
@@ -107,10 +129,14 @@ impl State {
             (Some(Source::Stream(_)), What::Sent(result)) => self.sched.push(Item::Sent(token, result)),
             (Some(Source::Watch(watch)), What::Ready(interest)) => {
                 let ready = [(Interest::READ, &watch.reader), (Interest::WRITE, &watch.writer)];
-                for (_, handle) in ready.iter().filter(|(direction, _)| interest.contains(*direction)) {
-                    if let Some(handle) = handle {
-                        self.slice.end();
-                        self.sched.push(Item::Handle(handle.clone_ref(py)));
+                for (direction, waiter) in ready.into_iter().filter(|(direction, _)| interest.contains(*direction)) {
+                    match waiter {
+                        Some(Waiter::Handle(handle)) => {
+                            self.slice.end();
+                            self.sched.push(Item::Handle(handle.clone_ref(py)));
+                        }
+                        Some(Waiter::Future(_)) => self.sched.push(Item::Ready(token, direction)),
+                        None => {}
                     }
                 }
             }
@@ -131,7 +157,8 @@ impl State {
         for (_, source) in self.sources.iter() {
             match source {
                 Source::Watch(watch) => {
-                    [&watch.file, &watch.reader, &watch.writer].into_iter().flatten().for_each(&mut visit)
+                    let waiters = [&watch.reader, &watch.writer].into_iter().flatten().map(Waiter::object);
+                    watch.file.iter().chain(waiters).for_each(&mut visit);
                 }
                 Source::Stream(transport) => visit(transport),
                 Source::Draining(_) => {}

@@ -1,17 +1,19 @@
-//! `add_reader` and its family: handles that run whenever an fd is ready.
+//! Watched fds: handles of `add_reader` and its family, which run whenever an fd is ready, and futures of the `sock_*`
+//! methods, which are done once it is. As on asyncio there is one of either for each direction of an fd.
 #![forbid(unsafe_code)]
 
 use std::io;
 use std::os::fd::RawFd;
 
 use pyo3::exceptions::PyOverflowError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyTuple};
 use zloop_backends::{Backend, Interest, Token};
 
 use super::event_loop::EventLoop;
 use super::handle::{Callback, HandleTypes, new_handle};
-use super::state::{Source, State, Watch};
+use super::state::{Source, State, Waiter, Watch};
 use super::{call, errors};
 
 /// Sets the handle of one direction, cancelling the one that was there, as asyncio does.
@@ -31,7 +33,11 @@ pub fn add<'py>(
     let handle = new_handle(HandleTypes::get(py)?, this, callback)?;
     let old = core
         .state
-        .with(py, |state| set(state, (fd, file), direction, handle.clone().unbind()))
+        .with(py, |state| {
+            state.slice.end();
+            let file = (!file.is_instance_of::<PyInt>()).then(|| file.clone().unbind());
+            set(state, (fd, file), direction, Waiter::Handle(handle.clone().unbind()))
+        })
         .map_err(|error| errors::os_error(py, &error))?;
     cancel(py, old)?;
     Ok(handle)
@@ -56,11 +62,74 @@ pub fn remove(this: &Bound<'_, EventLoop>, fd: &Bound<'_, PyAny>, direction: Int
         }
         _ => None,
     });
-    let Some(Cleared { handle, lost: _lost, told }) = cleared else { return Ok(false) };
+    let Some(Cleared { waiter, lost: _lost, unused: _unused, told }) = cleared else { return Ok(false) };
     told.map_err(|error| errors::os_error(py, &error))?;
-    let existed = handle.is_some();
-    cancel(py, handle)?;
+    let existed = waiter.is_some();
+    cancel(py, waiter)?;
     Ok(existed)
+}
+
+/// A future that is done once the fd is ready. Whoever gives it up before calls [`give_up`].
+pub fn wait<'py>(this: &Bound<'py, EventLoop>, fd: RawFd, direction: Interest) -> PyResult<Bound<'py, PyAny>> {
+    let py = this.py();
+    let core = this.get();
+    let future = this.call_method0(intern!(py, "create_future"))?;
+    if core.state.with(py, |state| state.fds.contains_key(&fd)) {
+        this.call_method1(intern!(py, "_ensure_fd_no_transport"), (fd,))?;
+    }
+    core.check_open()?;
+    let waiter = Waiter::Future(future.clone().unbind());
+    let old = core
+        .state
+        .with(py, |state| set(state, (fd, None), direction, waiter))
+        .map_err(|error| errors::os_error(py, &error))?;
+    cancel(py, old)?;
+    Ok(future)
+}
+
+/// Stops watching for a future, unless somebody else took its place.
+pub fn give_up(this: &Bound<'_, EventLoop>, future: &Bound<'_, PyAny>, fd: RawFd) -> PyResult<()> {
+    let is_it = |side: &Option<Waiter>| side.as_ref().is_some_and(|waiter| waiter.object().is(future));
+    let _cleared = this.get().state.with(this.py(), |state| {
+        let holds = |token: Token, state: &State| match state.sources.get(token) {
+            Some(Source::Watch(watch)) if is_it(&watch.reader) => Some((watch.fd, token, Interest::READ)),
+            Some(Source::Watch(watch)) if is_it(&watch.writer) => Some((watch.fd, token, Interest::WRITE)),
+            _ => None,
+        };
+        let found = match state.fds.get(&fd) {
+            Some(token) => holds(*token, state),
+            // The socket was closed and no longer knows its fd.
+            None => state.sources.iter().find_map(|(token, _)| holds(token, state)),
+        };
+        found.map(|(fd, token, direction)| clear(state, fd, token, direction))
+    });
+    Ok(())
+}
+
+/// The loop's entry: an fd is ready for which a future waits.
+pub fn on_ready(this: &Bound<'_, EventLoop>, token: Token, direction: Interest) -> PyResult<()> {
+    let py = this.py();
+    let cleared = this.get().state.with(py, |state| {
+        let Some(Source::Watch(watch)) = state.sources.get_mut(token) else { return None };
+        let fd = watch.fd;
+        let waits = matches!(watch.side(direction), Some(Waiter::Future(_)));
+        waits.then(|| clear(state, fd, token, direction))
+    });
+    let Some(Cleared { waiter, lost, .. }) = cleared else { return Ok(()) };
+    // If the other direction could not be watched any longer, whoever waits for it learns the reason by trying.
+    [waiter, lost].into_iter().flatten().try_for_each(|waiter| match waiter {
+        Waiter::Future(future) => finish(future.bind(py)),
+        Waiter::Handle(_) => Ok(()),
+    })
+}
+
+/// Sets a future's result, unless it was cancelled and its task has not run since.
+fn finish(future: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = future.py();
+    match future.call_method1(intern!(py, "set_result"), (py.None(),)) {
+        Err(_) if future.call_method0(intern!(py, "done"))?.is_truthy()? => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 /// The fd under which an object is watched that no longer knows its fd.
@@ -83,20 +152,19 @@ pub fn mask(core: &EventLoop, py: Python<'_>, fd: RawFd) -> u8 {
 /// Sets one direction's handle and tells the backend. On an error nothing has changed.
 fn set(
     state: &mut State,
-    (fd, file): (RawFd, &Bound<'_, PyAny>),
+    (fd, file): (RawFd, Option<Py<PyAny>>),
     direction: Interest,
-    handle: Py<PyAny>,
-) -> io::Result<Option<Py<PyAny>>> {
+    waiter: Waiter,
+) -> io::Result<Option<Waiter>> {
     let token = watch_token(state, fd, file);
-    let old = side(state, token, direction).replace(handle);
-    state.slice.end();
+    let old = side(state, token, direction).replace(waiter);
     let told = tell(state, fd, token);
     match told {
         Ok(()) => Ok(old),
         Err(error) => {
             // What goes away here was seen by nobody but our caller, who holds it too.
             *side(state, token, direction) = old;
-            drop_if_unused(state, fd, token);
+            drop(take_if_unused(state, fd, token));
             Err(error)
         }
     }
@@ -104,23 +172,26 @@ fn set(
 
 /// What taking a handle out came to.
 struct Cleared {
-    handle: Option<Py<PyAny>>,
+    waiter: Option<Waiter>,
     /// The other direction's, which the backend could not go on watching.
-    lost: Option<Py<PyAny>>,
+    lost: Option<Waiter>,
+    /// The watch, if nobody is left.
+    unused: Option<Source>,
     told: io::Result<()>,
 }
 
-/// Clears one direction's handle.
+/// Clears one direction's waiter.
 fn clear(state: &mut State, fd: RawFd, token: Token, direction: Interest) -> Cleared {
-    let handle = side(state, token, direction).take();
-    let mut cleared = Cleared { handle, lost: None, told: Ok(()) };
-    if cleared.handle.is_some() {
+    let waiter = side(state, token, direction).take();
+    let mut cleared = Cleared { waiter, lost: None, unused: None, told: Ok(()) };
+    if cleared.waiter.is_some() {
         let told = tell(state, fd, token);
+        cleared.unused = take_if_unused(state, fd, token);
         // As on asyncio, a file that was closed too early is only noticed when something is left to watch.
-        if !drop_if_unused(state, fd, token) && told.is_err() {
+        if cleared.unused.is_none() && told.is_err() {
             cleared.told = told;
             cleared.lost = side(state, token, !direction & Interest::BOTH).take();
-            drop_if_unused(state, fd, token);
+            cleared.unused = take_if_unused(state, fd, token);
         }
     }
     cleared
@@ -128,11 +199,12 @@ fn clear(state: &mut State, fd: RawFd, token: Token, direction: Interest) -> Cle
 
 fn tell(state: &mut State, fd: RawFd, token: Token) -> io::Result<()> {
     let Some(Source::Watch(watch)) = state.sources.get(token) else { return Ok(()) };
-    let interest = watch.interest();
-    state.backend()?.watch(fd, token, interest)
+    let (interest, once) = (watch.interest(), watch.is_for_futures());
+    let backend = state.backend()?;
+    if once { backend.watch_once(fd, token, interest) } else { backend.watch(fd, token, interest) }
 }
 
-fn side(state: &mut State, token: Token, direction: Interest) -> &mut Option<Py<PyAny>> {
+fn side(state: &mut State, token: Token, direction: Interest) -> &mut Option<Waiter> {
     match state.sources.get_mut(token) {
         Some(Source::Watch(watch)) => watch.side(direction),
         _ => unreachable!("only tokens of watches come here"),
@@ -140,30 +212,33 @@ fn side(state: &mut State, token: Token, direction: Interest) -> &mut Option<Py<
 }
 
 /// The token of the fd's watch, which is made if there is none.
-fn watch_token(state: &mut State, fd: RawFd, file: &Bound<'_, PyAny>) -> Token {
+fn watch_token(state: &mut State, fd: RawFd, file: Option<Py<PyAny>>) -> Token {
     if let Some(token) = state.fds.get(&fd)
         && matches!(state.sources.get(*token), Some(Source::Watch(_)))
     {
         return *token;
     }
-    let file = (!file.is_instance_of::<PyInt>()).then(|| file.clone().unbind());
-    let token = state.sources.insert(Source::Watch(Watch { file, reader: None, writer: None }));
+    let token = state.sources.insert(Source::Watch(Watch { fd, file, reader: None, writer: None }));
     state.fds.insert(fd, token);
     token
 }
 
-/// Forgets a watch without handles and says whether it did. Nothing in it can run code when dropped.
-fn drop_if_unused(state: &mut State, fd: RawFd, token: Token) -> bool {
+/// Takes a watch out for which nobody waits. The caller drops it where that is safe.
+fn take_if_unused(state: &mut State, fd: RawFd, token: Token) -> Option<Source> {
     let unused = matches!(state.sources.get(token), Some(Source::Watch(watch)) if watch.interest().is_empty());
-    if unused {
-        state.sources.remove(token);
-        state.fds.remove(&fd);
+    if !unused {
+        return None;
     }
-    unused
+    state.fds.remove(&fd);
+    state.sources.remove(token)
 }
 
-fn cancel(py: Python<'_>, handle: Option<Py<PyAny>>) -> PyResult<()> {
-    handle.map_or(Ok(()), |handle| handle.call_method0(py, "cancel").map(drop))
+/// Tells a handle that it is out. A future that lost its place waits until it is cancelled, as on asyncio.
+fn cancel(py: Python<'_>, waiter: Option<Waiter>) -> PyResult<()> {
+    match waiter {
+        Some(Waiter::Handle(handle)) => handle.call_method0(py, "cancel").map(drop),
+        Some(Waiter::Future(_)) | None => Ok(()),
+    }
 }
 
 /// The fd of an int or of an object with `fileno()`, with the errors of `selectors`.

@@ -32,6 +32,7 @@ pub struct Epoll {
 impl Selector for Epoll {
     const NAME: &'static str = "epoll";
     const EDGES: bool = true;
+    const ONCE: bool = true;
 
     fn open() -> io::Result<Self> {
         let kernel = Kernel::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -127,6 +128,7 @@ fn flags(wanted: Wanted) -> EpollFlags {
     let mut flags = EpollFlags::empty();
     flags.set(EpollFlags::EPOLLIN, wanted.interest.contains(Interest::READ));
     flags.set(EpollFlags::EPOLLOUT, wanted.interest.contains(Interest::WRITE));
+    flags.set(EpollFlags::EPOLLONESHOT, wanted.once);
     if wanted.trigger == Trigger::Edge {
         // Not for watches: one that only writes would be told of the peer's half-close for ever.
         flags |= EpollFlags::EPOLLET | EpollFlags::EPOLLRDHUP;

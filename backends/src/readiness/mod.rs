@@ -41,13 +41,16 @@ pub struct Readiness<S> {
 struct File {
     fd: RawFd,
     role: Role,
-    /// What the kernel is asked for now. Without edges, what was reported of a stream is missing until rearmed.
+    /// What the kernel is asked for now. Without edges, what was reported of a stream is missing until rearmed, and
+    /// nothing is left of a [`Role::Once`] that was reported.
     armed: Interest,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Watch,
+    /// A watch of which the kernel forgets by itself what it has reported.
+    Once,
     Stream,
 }
 
@@ -80,6 +83,8 @@ impl<S: Selector> Readiness<S> {
                 self.selector.remove(old.fd, token);
                 Change::Add
             }
+            // Asleep since the last time, most likely.
+            None if file.role == Role::Once => Change::Modify,
             None => Change::Add,
         };
         if let Err(error) = self.selector.set(file.fd, token, wanted::<S>(file.role, file.armed), change) {
@@ -108,7 +113,7 @@ impl<S: Selector> Readiness<S> {
 
 fn wanted<S: Selector>(role: Role, interest: Interest) -> Wanted {
     let trigger = if S::EDGES && role == Role::Stream { Trigger::Edge } else { Trigger::Level };
-    Wanted { interest, trigger }
+    Wanted { interest, trigger, once: role == Role::Once }
 }
 
 impl<S: Selector> Backend for Readiness<S> {
@@ -123,6 +128,14 @@ impl<S: Selector> Backend for Readiness<S> {
             return Ok(());
         }
         self.register(token, File { fd, role: Role::Watch, armed: interest })
+    }
+
+    fn watch_once(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        let interest = interest & Interest::BOTH;
+        if !S::ONCE || interest.is_empty() {
+            return self.watch(fd, token, interest);
+        }
+        self.register(token, File { fd, role: Role::Once, armed: interest })
     }
 
     fn attach(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
@@ -161,7 +174,9 @@ impl<S: Selector> Backend for Readiness<S> {
     }
 
     fn forget(&mut self, token: Token) {
-        if let Some(file) = self.files.remove(token) {
+        if let Some(file) = self.files.remove(token)
+            && !(file.role == Role::Once && file.armed.is_empty())
+        {
             self.selector.remove(file.fd, token);
         }
     }
@@ -175,8 +190,11 @@ impl<S: Selector> Backend for Readiness<S> {
         let result = selector.wait(alarm.fall_asleep(wait), limit, |token, ready| {
             if token == ALARM {
                 rung = true;
-            } else if files.get(token).is_some() {
+            } else if let Some(file) = files.get_mut(token) {
                 // Unknown tokens come from fds that were closed without `forget` while a duplicate lives on.
+                if file.role == Role::Once {
+                    file.armed = Interest::NONE;
+                }
                 out.push(token, What::Ready(ready));
             }
         });

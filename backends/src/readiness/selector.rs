@@ -22,6 +22,9 @@ pub trait Selector: Sized {
     /// and the directions that were reported are taken out of their interest until they are rearmed.
     const EDGES: bool;
 
+    /// Whether [`Wanted::once`] is honoured: what has reported sleeps until it is set again, and need not be removed.
+    const ONCE: bool = false;
+
     /// Opens the kernel's object, closed on exec.
     ///
     /// # Errors
@@ -66,6 +69,8 @@ pub struct Wanted {
     pub interest: Interest,
     /// When they are reported.
     pub trigger: Trigger,
+    /// Only the first report is wanted.
+    pub once: bool,
 }
 
 /// Why a registration is set.

@@ -119,3 +119,78 @@ pub fn a_file_that_was_closed_spoils_nothing_for_the_others(rig: &mut Rig) {
     rig.world().write(peer, b"x").expect("room");
     rig.until_seen(token, Interest::READ);
 }
+
+/// C6: a watch for one report reports what is there, and can be asked again, for the same or for something else.
+pub fn a_watch_for_one_report_reports_what_is_there(rig: &mut Rig) {
+    for family in rig.families() {
+        let (fd, peer) = rig.world().pair(*family);
+        rig.world().write(peer, b"unread").expect("room");
+        for _ in 0..2 {
+            let token = rig.token();
+            for interest in [Interest::READ, Interest::WRITE, Interest::READ] {
+                rig.backend().watch_once(fd, token, interest).expect("a stream can be watched");
+                rig.until_seen(token, interest);
+                rig.settle();
+                rig.unsee(token);
+            }
+            rig.forget(token);
+        }
+    }
+}
+
+/// C6: a watch for one report reports what comes later, each time that it is made.
+pub fn a_watch_for_one_report_reports_what_comes(rig: &mut Rig) {
+    for family in rig.families() {
+        let (fd, peer) = rig.world().pair(*family);
+        for _ in 0..3 {
+            let token = rig.token();
+            rig.backend().watch_once(fd, token, Interest::READ).expect("a stream can be watched");
+            rig.world().write(peer, b"x").expect("room");
+            rig.until_seen(token, Interest::READ);
+            assert_eq!(rig.drain(fd, 1), b"x");
+            rig.forget(token);
+        }
+    }
+}
+
+/// C6: a watch for one report that was given up before it came is over, and so is one that was reported.
+pub fn a_watch_for_one_report_can_be_given_up(rig: &mut Rig) {
+    let (fd, peer) = rig.pair();
+    let given_up = rig.token();
+    rig.backend().watch_once(fd, given_up, Interest::READ).expect("a stream can be watched");
+    rig.settle();
+    // The rig fails at a report of a token that was forgotten.
+    rig.forget(given_up);
+    rig.world().write(peer, b"x").expect("room");
+    rig.settle();
+    let reported = rig.token();
+    rig.backend().watch_once(fd, reported, Interest::READ).expect("a stream can be watched");
+    rig.until_seen(reported, Interest::READ);
+    rig.forget(reported);
+    rig.settle();
+    // Any other way to use the fd is as good as on a new one.
+    let token = rig.watch(fd, Interest::READ);
+    rig.until_seen(token, Interest::READ);
+    rig.forget(token);
+    let stream = rig.attach(fd, peer);
+    rig.until_seen(stream.token, Interest::READ);
+}
+
+/// C6: a number that was closed and given to another file is watched for one report like a new one.
+pub fn a_reused_number_is_watched_for_one_report(rig: &mut Rig) {
+    let (fd, peer) = rig.pair();
+    let first = rig.token();
+    rig.backend().watch_once(fd, first, Interest::WRITE).expect("a stream can be watched");
+    rig.until_seen(first, Interest::WRITE);
+    rig.forget(first);
+    rig.world().close(fd).expect("an open fd");
+    rig.world().close(peer).expect("an open fd");
+    for _ in 0..2 {
+        let (fd, peer) = rig.pair();
+        let token = rig.token();
+        rig.backend().watch_once(fd, token, Interest::READ).expect("a stream can be watched");
+        rig.world().write(peer, b"x").expect("room");
+        rig.until_seen(token, Interest::READ);
+        rig.forget(token);
+    }
+}

@@ -314,9 +314,8 @@ fn detach(conn: Conn<'_, '_>) {
 
 /// The loop's entry: the backend has reported a transport ready. The same event may say that it is readable and
 /// writable; reading comes first, as in asyncio.
-pub fn on_ready(this: &Bound<'_, EventLoop>, token: Token, interest: Interest) -> PyResult<()> {
-    let Some(transport) = lookup(this, token) else { return Ok(()) };
-    let outcome = with_conn(&transport, |conn| {
+pub fn on_ready(this: &Bound<'_, EventLoop>, transport: &Bound<'_, PyAny>, interest: Interest) -> PyResult<()> {
+    let outcome = with_conn(transport, |conn| {
         let (read, write) = conn.state(|state| {
             state.hung_up |= interest.contains(Interest::CLOSED);
             state.readable |= interest.contains(Interest::READ);

@@ -1,0 +1,68 @@
+//! Socket addresses as Python's socket module writes them, and back.
+#![forbid(unsafe_code)]
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyBytes, PyInt, PyString, PyTuple};
+use zloop_backends::SockAddr;
+
+/// Whether addresses of this family are understood here.
+pub fn is_known(family: i32) -> bool {
+    matches!(family, libc::AF_INET | libc::AF_INET6 | libc::AF_UNIX)
+}
+
+/// An address as Python's socket module shows it. One that the kernel did not tell is None.
+pub fn to_python<'py>(py: Python<'py>, address: &SockAddr) -> PyResult<Bound<'py, PyAny>> {
+    match address.to_inet() {
+        Some(SocketAddr::V4(v4)) => Ok((v4.ip().to_string(), v4.port()).into_pyobject(py)?.into_any()),
+        Some(SocketAddr::V6(v6)) => {
+            let socket = py.import("socket")?;
+            let host = (socket.getattr(intern!(py, "AF_INET6"))?, PyBytes::new(py, &v6.ip().octets()));
+            let host = socket.call_method1(intern!(py, "inet_ntop"), host)?;
+            Ok((host, v6.port(), v6.flowinfo(), v6.scope_id()).into_pyobject(py)?.into_any())
+        }
+        None if address.as_bytes().is_empty() => Ok(py.None().into_bound(py)),
+        None => match address.unix_path() {
+            // An abstract name starts with a zero byte and stays bytes.
+            Some(path) if path.first() == Some(&0) => Ok(PyBytes::new(py, path).into_any()),
+            Some(path) => py.import("os")?.call_method1("fsdecode", (PyBytes::new(py, path),)),
+            None => Ok("".into_pyobject(py)?.into_any()),
+        },
+    }
+}
+
+/// What a socket of this family would make of an address, if it is plain: a tuple of a numeric host and a port, or a
+/// path. For all others (names, scopes by name, other families, and whatever is wrong) Python's own socket knows best.
+pub fn from_python(address: &Bound<'_, PyAny>, family: i32) -> Option<SockAddr> {
+    if family == libc::AF_UNIX {
+        let path = address.cast_exact::<PyString>().ok()?;
+        // Other characters are encoded as the file system wants them.
+        return SockAddr::from_unix_path(path.to_str().ok().filter(|path| path.is_ascii())?.as_bytes());
+    }
+    let parts = address.cast_exact::<PyTuple>().ok()?;
+    let host = parts.get_item(0).ok()?;
+    let host = host.cast_exact::<PyString>().ok()?.to_str().ok()?;
+    let port = number(parts, 1)?;
+    match (family, parts.len()) {
+        (libc::AF_INET, 2) => Some(SocketAddrV4::new(host.parse::<Ipv4Addr>().ok()?, port).into()),
+        (libc::AF_INET6, 2..=4) => {
+            let (flow, scope) = (number_or_zero(parts, 2)?, number_or_zero(parts, 3)?);
+            let fits = flow <= 0xf_ffff;
+            let host = host.parse::<Ipv6Addr>().ok().filter(|_| fits)?;
+            Some(SocketAddrV6::new(host, port, flow, scope).into())
+        }
+        _ => None,
+    }
+    .map(|address: SocketAddr| SockAddr::from(address))
+}
+
+fn number<'py, T: for<'a> FromPyObject<'a, 'py>>(parts: &Bound<'py, PyTuple>, index: usize) -> Option<T> {
+    let item = parts.get_item(index).ok()?;
+    (item.is_exact_instance_of::<PyInt>() && !item.is_instance_of::<PyBool>()).then(|| item.extract().ok())?
+}
+
+fn number_or_zero(parts: &Bound<'_, PyTuple>, index: usize) -> Option<u32> {
+    if index < parts.len() { number(parts, index) } else { Some(0) }
+}
