@@ -62,6 +62,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("backends/", &["pyo3", "zloop::", "_zloop", "zloop_conformance"]),
     ("src/sched/", &["pyo3", "crate::py", "zloop_conformance", ".profile("]),
     ("src/io/", &["pyo3", "crate::py", "zloop_conformance", ".profile("]),
+    ("src/tls/", &["pyo3", "crate::py", "zloop_conformance", ".profile("]),
     ("src/", &["zloop_conformance"]),
 ];
 

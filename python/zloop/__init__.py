@@ -11,7 +11,14 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ._zloop import Handle, StreamTransport, TimerHandle, __version__, available_backends
+from ._zloop import (
+    Handle,
+    StreamTransport,
+    TimerHandle,
+    TlsTransport,
+    __version__,
+    available_backends,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -22,6 +29,7 @@ __all__ = [
     "Loop",
     "StreamTransport",
     "TimerHandle",
+    "TlsTransport",
     "__version__",
     "available_backends",
     "install",

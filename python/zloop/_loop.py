@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import threading
-from asyncio import constants, events, sslproto
+from asyncio import constants, events
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ._choice import choose
@@ -126,18 +126,69 @@ class Loop(SockMethods):
         ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
         ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
     ) -> asyncio.Transport:
-        ssl_protocol = sslproto.SSLProtocol(
+        ssl_protocol = _zloop.TlsProtocol(
             self,
             protocol,
             sslcontext,
-            cast("asyncio.Future[Any]", waiter),
+            waiter,
             server_side,
             server_hostname,
-            ssl_handshake_timeout=cast("int | None", ssl_handshake_timeout),
+            ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
-        return ssl_protocol._app_transport
+        transport = ssl_protocol._app_transport
+        self._make_socket_transport(
+            rawsock, cast("asyncio.BaseProtocol", ssl_protocol), extra=extra, server=server
+        )
+        return cast("asyncio.Transport", transport)
+
+    async def start_tls(
+        self,
+        transport: Any,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> asyncio.Transport:
+        """Upgrade a transport to TLS; returns the one that the protocol has to use from here on."""
+        import ssl
+
+        if not isinstance(sslcontext, ssl.SSLContext):
+            raise TypeError(
+                f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}"
+            )
+        if not getattr(transport, "_start_tls_compatible", False):
+            raise TypeError(f"transport {transport!r} is not supported by start_tls()")
+        waiter = self.create_future()
+        ssl_protocol = _zloop.TlsProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            call_connection_made=False,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        # Nothing may come before connection_made(), which needs a turn.
+        transport.pause_reading()
+        if server_side:
+            _move_read_ahead(protocol, ssl_protocol)
+        transport.set_protocol(ssl_protocol)
+        starting = self.call_soon(ssl_protocol.connection_made, transport)
+        resuming = self.call_soon(transport.resume_reading)
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            starting.cancel()
+            resuming.cancel()
+            raise
+        return cast("asyncio.Transport", ssl_protocol._app_transport)
 
     async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
         resume_reading = transp.is_reading()
@@ -174,6 +225,14 @@ class Loop(SockMethods):
         return await super().getaddrinfo(
             host, port, family=family, type=type, proto=proto, flags=flags
         )
+
+
+def _move_read_ahead(protocol: asyncio.BaseProtocol, ssl_protocol: _zloop.TlsProtocol) -> None:
+    """What a stream's reader got behind the last plain line is the beginning of the handshake."""
+    reader = getattr(protocol, "_stream_reader", None)
+    if isinstance(protocol, asyncio.StreamReaderProtocol) and reader is not None and reader._buffer:
+        ssl_protocol._feed(bytes(reader._buffer))
+        reader._buffer.clear()
 
 
 def _is_numeric(host: Any, port: Any) -> bool:

@@ -1,12 +1,13 @@
 """The native part of zloop. Use the package `zloop`, not this module."""
 
 import asyncio
+import ssl
 import sys
-from asyncio import transports
+from asyncio import sslproto, transports
 from collections.abc import Callable
 from contextvars import Context
 from socket import socket
-from typing import Any, Literal, TypeVarTuple
+from typing import Any, Literal, TypeVarTuple, final
 
 from typing_extensions import disjoint_base
 
@@ -18,6 +19,8 @@ __all__ = [
     "ReadPipeTransport",
     "StreamTransport",
     "TimerHandle",
+    "TlsProtocol",
+    "TlsTransport",
     "WritePipeTransport",
     "__version__",
     "available_backends",
@@ -50,6 +53,49 @@ class WritePipeTransport(transports._FlowControlMixin):
     """The writing end of a pipe on a zloop loop."""
 
     def __del__(self) -> None: ...
+
+class TlsTransport(sslproto._SSLProtocolTransport):
+    """A TLS connection on a zloop loop."""
+
+    def __del__(self) -> None: ...
+
+@final
+class TlsProtocol:
+    """What the transport below a TLS connection talks to."""
+
+    def __new__(
+        cls,
+        event_loop: EventLoop,
+        app_protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext | None,
+        waiter: asyncio.Future[Any] | None,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        call_connection_made: bool = True,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> TlsProtocol: ...
+    def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
+    def data_received(self, data: bytes) -> None: ...
+    def eof_received(self) -> bool: ...
+    def connection_lost(self, exc: BaseException | None) -> None: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+    def _feed(self, data: bytes) -> None: ...
+    def _check_handshake_timeout(self) -> None: ...
+    def _check_shutdown_timeout(self) -> None: ...
+    def _do_read(self) -> None: ...
+    def _resume(self) -> None: ...
+    @property
+    def _loop(self) -> EventLoop: ...
+    @property
+    def _sslobj(self) -> ssl.SSLObject | None: ...
+    @property
+    def _transport(self) -> asyncio.Transport | None: ...
+    @property
+    def _app_transport(self) -> TlsTransport | None: ...
+    @property
+    def _app_protocol(self) -> asyncio.BaseProtocol | None: ...
 
 @disjoint_base
 class EventLoop:

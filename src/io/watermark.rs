@@ -6,12 +6,16 @@ pub struct Watermark {
     high: usize,
     low: usize,
     paused: bool,
+    /// The high mark if none is given.
+    default_high: usize,
+    /// Reaching the high mark is enough, as in asyncio's TLS; plain streams pause above it.
+    at_mark: bool,
 }
 
 impl Default for Watermark {
     /// asyncio's defaults: 64 KiB and a quarter of it.
     fn default() -> Self {
-        Self { high: 64 * 1024, low: 16 * 1024, paused: false }
+        Self { high: 64 * 1024, low: 16 * 1024, paused: false, default_high: 64 * 1024, at_mark: false }
     }
 }
 
@@ -25,12 +29,19 @@ pub struct LimitsError {
 }
 
 impl Watermark {
+    /// Marks that call for a pause as soon as `high` bytes wait, and by default for going on at a quarter of them.
+    #[must_use]
+    pub fn reached_at(high: usize) -> Self {
+        Self { high, low: high / 4, paused: false, default_high: high, at_mark: true }
+    }
+
     /// Sets both marks; a missing one is derived from the other as asyncio does.
     ///
     /// # Errors
     /// Unless `high >= low >= 0`. Nothing changes then.
     pub fn set(&mut self, high: Option<i64>, low: Option<i64>) -> Result<(), LimitsError> {
-        let high = high.unwrap_or_else(|| low.map_or(64 * 1024, |low| low.saturating_mul(4)));
+        let default = self.default_high as i64;
+        let high = high.unwrap_or_else(|| low.map_or(default, |low| low.saturating_mul(4)));
         let low = low.unwrap_or(high.div_euclid(4));
         let error = LimitsError { high, low };
         if high < low {
@@ -60,7 +71,9 @@ impl Watermark {
 
     /// Whether the protocol must be told to pause now that `size` bytes wait. Says so once.
     pub fn must_pause(&mut self, size: usize) -> bool {
-        let pause = size > self.high && !self.paused;
+        // At the low mark nobody pauses: the same size would call for going on.
+        let full = size > self.high || (self.at_mark && size == self.high && size > self.low);
+        let pause = full && !self.paused;
         self.paused |= pause;
         pause
     }
@@ -84,6 +97,18 @@ mod tests {
         let told: Vec<_> = [10, 11, 20, 3, 2, 0, 11].map(|size| (mark.must_pause(size), mark.must_resume(size))).into();
         let no = (false, false);
         assert_eq!(told, [no, (true, false), no, no, (false, true), no, (true, false)]);
+    }
+
+    #[test]
+    fn marks_that_pause_when_reached() {
+        let mut mark = Watermark::reached_at(100);
+        assert_eq!(mark.limits(), (25, 100));
+        let told: Vec<_> = [99, 100, 26, 25].map(|size| (mark.must_pause(size), mark.must_resume(size))).into();
+        assert_eq!(told, [(false, false), (true, false), (false, false), (false, true)]);
+        mark.set(None, None).unwrap();
+        assert_eq!(mark.limits(), (25, 100), "its own defaults");
+        mark.set(Some(0), None).unwrap();
+        assert!(!mark.must_pause(0) && mark.must_pause(1) && mark.must_resume(0));
     }
 
     #[test]

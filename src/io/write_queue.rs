@@ -68,6 +68,26 @@ impl<B: AsRef<[u8]>> WriteQueue<B> {
         filled
     }
 
+    /// The first buffer, and how much of it has left.
+    #[must_use]
+    pub fn head(&self) -> Option<(&B, usize)> {
+        self.buffers.front().map(|buffer| (buffer, self.sent))
+    }
+
+    /// Appends the head of the queue to `out`, up to its capacity.
+    pub fn copy_to(&self, out: &mut Vec<u8>) {
+        let mut skip = self.sent;
+        for buffer in &self.buffers {
+            let bytes = &buffer.as_ref()[skip..];
+            let room = out.capacity() - out.len();
+            out.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            if out.len() == out.capacity() {
+                return;
+            }
+            skip = 0;
+        }
+    }
+
     /// `count` bytes have left; `gone` gets each buffer that is done with.
     pub fn advance(&mut self, count: usize, mut gone: impl FnMut(B)) {
         assert!(count <= self.len, "more left than there was");
@@ -132,6 +152,19 @@ mod tests {
         assert_eq!(gathered(&queue, 1), b"hree");
         assert_eq!(queue.take_all().len(), 1);
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_copy_of_the_head_is_as_long_as_its_room() {
+        let mut queue = queue(&["one", "two", "three"]);
+        queue.advance(1, drop);
+        for room in 1..=10 {
+            let mut copy = Vec::with_capacity(room);
+            queue.copy_to(&mut copy);
+            assert_eq!(copy, b"netwothree"[..copy.len()]);
+            assert!(copy.len() >= room.min(10), "{copy:?}");
+        }
+        assert_eq!(queue.head(), Some((&"one".as_bytes(), 1)));
     }
 
     #[test]

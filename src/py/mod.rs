@@ -14,6 +14,7 @@
 //! | `transport.rs`, `receive.rs` | what all transports share |
 //! | `stream/` | stream transports |
 //! | `pipe/` | pipe transports |
+//! | `tls/` | TLS on top of any transport |
 //! | `native.rs`, `call.rs`, `cell.rs` | the three small floors between Rust and the interpreter |
 
 mod accept;
@@ -32,6 +33,7 @@ mod run;
 mod sock;
 mod state;
 mod stream;
+mod tls;
 mod transport;
 mod watch;
 
@@ -48,6 +50,7 @@ fn _zloop(module: &Bound<'_, PyModule>) -> PyResult<()> {
     handle::HandleTypes::register(module)?;
     stream::register(module)?;
     pipe::register(module)?;
+    tls::register(module)?;
     module.add_function(wrap_pyfunction!(event_loop::available_backends, module)?)?;
     module.add_function(wrap_pyfunction!(event_loop::diagnose, module)?)
 }

@@ -98,7 +98,7 @@ pub struct State {
     pub sources: Slots<Source>,
     /// Who owns an fd: its watch or its stream transport.
     pub fds: HashMap<RawFd, Token>,
-    /// Stream transports that the running callback has written to.
+    /// Stream transports and TLS protocols that the running callback has written to.
     pub dirty: Vec<Py<PyAny>>,
     /// Where small messages are read; made when the first one comes.
     scratch: Vec<u8>,

@@ -7,9 +7,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use super::super::native::{Args, Method, method};
+use super::super::tls::TlsProtocol;
 use super::super::transport::{Answer, flag, log, none, required, set_limits};
 use super::super::{call, errors};
-use super::{Conn, attach, close, detach, enter, look_again, with_conn, write};
+use super::{Conn, Kind, attach, close, detach, enter, look_again, with_conn, write};
 
 static METHODS: [Method; 24] = [
     method!(c"write", write_data, c"Write some data; it is sent when the callback that wrote it returns."),
@@ -161,10 +162,16 @@ fn set_protocol<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py
 pub fn set_protocol_of(conn: Conn<'_, '_>, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = conn.py();
     let kind = py.import("asyncio.protocols")?.getattr(intern!(py, "BufferedProtocol"))?;
-    let buffered = protocol.is_instance(&kind)?;
+    let kind = if protocol.is_exact_instance_of::<TlsProtocol>() {
+        Kind::Tls
+    } else if protocol.is_instance(&kind)? {
+        Kind::Buffered
+    } else {
+        Kind::Bytes
+    };
     let protocol = protocol.clone().unbind();
     let _old = conn.state(|state| {
-        state.buffered = buffered;
+        state.kind = kind;
         state.protocol.replace(protocol)
     });
     Ok(())

@@ -53,8 +53,7 @@ struct State {
     /// The Python socket that owns the fd; none once closed.
     sock: Option<Py<PyAny>>,
     protocol: Option<Py<PyAny>>,
-    /// Whether the protocol hands out its own buffers.
-    buffered: bool,
+    kind: Kind,
     server: Option<Py<PyAny>>,
     /// What reading calls runs in this context: that of the transport's creation, or of the last `resume_reading()`.
     context: Py<PyAny>,
@@ -90,6 +89,17 @@ struct State {
     closing: bool,
     /// Above zero once `connection_lost` is scheduled; then counts the writes that were dropped.
     conn_lost: u32,
+}
+
+/// How a protocol takes what was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// As `bytes`.
+    Bytes,
+    /// In buffers that it hands out.
+    Buffered,
+    /// Ours, which takes it without a call.
+    Tls,
 }
 
 /// A transport with its parts at hand: what the functions of this module work on.
@@ -138,6 +148,21 @@ fn transport_type(py: Python<'_>) -> PyResult<&'static TransportType> {
         methods::install(made.class(py))?;
         Ok(made)
     })
+}
+
+/// Whether this is one of ours, so that [`write_records`] and [`settle`] may be used.
+pub fn is_native(transport: &Bound<'_, PyAny>) -> PyResult<bool> {
+    Ok(transport_type(transport.py())?.holds(transport))
+}
+
+/// `transport.write(data)` for one of ours.
+pub fn write_records(transport: &Bound<'_, PyAny>, data: PyBackedBytes) -> PyResult<()> {
+    with_conn(transport, |conn| write::write_owned(conn, data))
+}
+
+/// Has one of ours send what the kernel takes now.
+pub fn settle(transport: &Bound<'_, PyAny>) -> PyResult<()> {
+    with_conn(transport, write::settle)
 }
 
 /// Adds the class to the module.
@@ -194,7 +219,7 @@ impl State {
             attached: false,
             sock: Some(parts.sock.clone().unbind()),
             protocol: None,
-            buffered: false,
+            kind: Kind::Bytes,
             server: parts.server.as_ref().map(|server| server.clone().unbind()),
             context,
             write_context: None,

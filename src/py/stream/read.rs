@@ -4,32 +4,52 @@
 use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use zloop_backends::{Backend, Interest, attempt};
 
 use super::super::receive::{Read, SOCKET, failure, receive};
+use super::super::tls::TlsProtocol;
 use super::super::transport::log;
 use super::super::{call, errors};
-use super::{Conn, close, look_again};
+use super::{Conn, Kind, close, look_again};
 
 /// Reads once and hands it to the protocol.
 pub fn once(conn: Conn<'_, '_>) -> PyResult<()> {
-    if conn.state(|state| state.buffered) { into_protocol(conn) } else { as_bytes(conn) }
+    match conn.state(|state| state.kind) {
+        Kind::Bytes => as_bytes(conn),
+        Kind::Buffered => into_protocol(conn),
+        Kind::Tls => records(conn),
+    }
 }
 
 fn as_bytes(conn: Conn<'_, '_>) -> PyResult<()> {
-    let size = conn.state(|state| state.read_size);
-    let data = match receive(conn.event_loop, conn.stream.get().fd, size, SOCKET)? {
-        Read::Some(data, count, full) => {
-            conn.state(|state| state.read_size.learn(count));
-            after_read(conn, full)?;
-            data
-        }
-        other => return no_data(conn, other),
-    };
+    let Some(data) = received(conn)? else { return Ok(()) };
     let Some(protocol) = conn.protocol() else { return Ok(()) };
     match protocol.call_method1(intern!(conn.py(), "data_received"), (data,)) {
         Ok(_) => Ok(()),
         Err(error) => close::failed(conn, error, "Fatal error: protocol.data_received() call failed."),
+    }
+}
+
+/// Receives records for a session of ours.
+fn records(conn: Conn<'_, '_>) -> PyResult<()> {
+    let Some(data) = received(conn)? else { return Ok(()) };
+    let Some(protocol) = conn.protocol() else { return Ok(()) };
+    let Err(error) = TlsProtocol::data_received(protocol.cast()?, data.as_any()) else { return Ok(()) };
+    // asyncio's session is a buffered protocol.
+    close::failed(conn, error, "Fatal error: protocol.buffer_updated() call failed.")
+}
+
+/// Receives, and sees to what follows from that before the protocol runs. None if there was nothing for the protocol.
+fn received<'py>(conn: Conn<'_, 'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    let size = conn.state(|state| state.read_size);
+    match receive(conn.event_loop, conn.stream.get().fd, size, SOCKET)? {
+        Read::Some(data, count, full) => {
+            conn.state(|state| state.read_size.learn(count));
+            after_read(conn, full)?;
+            Ok(Some(data))
+        }
+        other => no_data(conn, other).map(|()| None),
     }
 }
 

@@ -14,18 +14,22 @@ use zloop_backends::{AnyBackend, Backend, Interest, MAX_SLICES, Sent, Token};
 
 use super::super::event_loop::EventLoop;
 use super::super::transport::{SILENT_DROPS, exact_bytes, log, snapshot, tell_protocol};
-use super::super::{call, errors, pipe, run};
+use super::super::{call, errors, pipe, run, tls};
 use super::{Conn, attach, close, with_conn};
 use crate::io::WriteQueue;
 
 /// `transport.write(data)`.
 pub fn write(conn: Conn<'_, '_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
     let data = exact_bytes(data, ("selector_events", "_SelectorSocketTransport"))?;
+    write_owned(conn, PyBackedBytes::from(data))
+}
+
+/// The same for bytes that are ours already.
+pub fn write_owned(conn: Conn<'_, '_>, data: PyBackedBytes) -> PyResult<()> {
     check_open(conn, "write", "write")?;
-    if data.as_bytes().is_empty() || drops(conn)? {
+    if data.is_empty() || drops(conn)? {
         return Ok(());
     }
-    let data = PyBackedBytes::from(data);
     conn.state(|state| state.queue.push(data));
     added(conn)
 }
@@ -110,7 +114,7 @@ fn added(conn: Conn<'_, '_>) -> PyResult<()> {
 pub fn flush_dirty(this: &Bound<'_, EventLoop>) -> PyResult<()> {
     let py = this.py();
     while let Some(transport) = this.get().state.with(py, |state| state.dirty.pop()) {
-        if pipe::flush_written(transport.bind(py))? {
+        if pipe::flush_written(transport.bind(py))? || tls::flush_written(transport.bind(py))? {
             continue;
         }
         let outcome = with_conn(transport.bind(py), |conn| {

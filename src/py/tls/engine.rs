@@ -1,0 +1,153 @@
+//! What a session asks of OpenSSL, whichever way it is asked.
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyType};
+
+use super::portable::Portable;
+
+/// How a step of a handshake, or of its inverse, came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Done,
+    /// It goes on with the peer's next bytes.
+    Again,
+}
+
+/// Why reading stopped.
+pub enum End {
+    /// All that has come was read, or the buffer is full.
+    Again,
+    /// The peer has announced the end.
+    Closed,
+    Failed(PyErr),
+}
+
+/// The engine of one session.
+pub enum Engine {
+    /// Calls the methods of Python's own object.
+    Portable(Portable),
+}
+
+/// Calls the same method of whichever engine it is.
+macro_rules! each {
+    ($engine:expr, $inner:ident => $call:expr) => {
+        match $engine {
+            Engine::Portable($inner) => $call,
+        }
+    };
+}
+
+impl Engine {
+    /// Has `context` make the object that everything is asked of, whatever kind of object that is.
+    pub fn of(context: &Bound<'_, PyAny>, server_side: bool, hostname: &Bound<'_, PyAny>) -> PyResult<Self> {
+        Portable::of(context, server_side, hostname).map(Self::Portable)
+    }
+
+    /// The `ssl.SSLObject`, which knows everything but the records.
+    pub fn object<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
+        each!(self, engine => engine.object.bind(py))
+    }
+
+    /// All Python objects in it, for the garbage collector.
+    pub fn objects(&self) -> impl Iterator<Item = &Py<PyAny>> {
+        each!(self, engine => [&engine.object, &engine.records, &engine.incoming, &engine.outgoing].into_iter())
+    }
+
+    /// Takes bytes of the peer.
+    pub fn feed(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        each!(self, engine => engine.feed(data))
+    }
+
+    /// Goes on with the handshake. Errors are those of `do_handshake()`.
+    pub fn handshake(&self, py: Python<'_>) -> PyResult<Step> {
+        step(self.object(py).call_method0(intern!(py, "do_handshake")))
+    }
+
+    /// Goes on with the end of the session. Errors are those of `unwrap()`.
+    pub fn unwrap(&self, py: Python<'_>) -> PyResult<Step> {
+        step(self.object(py).call_method0(intern!(py, "unwrap")))
+    }
+
+    /// Everything that has come, in one `bytes`, and why there is no more.
+    pub fn read<'py>(&self, py: Python<'py>) -> PyResult<(Option<Bound<'py, PyBytes>>, End)> {
+        each!(self, engine => engine.read(py))
+    }
+
+    /// Fills the buffer of a protocol, as far as what has come suffices. Answers how many bytes that were.
+    pub fn read_into(&self, buffer: &Bound<'_, PyAny>) -> PyResult<(usize, End)> {
+        each!(self, engine => engine.read_into(buffer))
+    }
+
+    /// Turns a part of the data into records. Answers how many bytes were taken, or None if the peer has to speak first.
+    pub fn write(&self, py: Python<'_>, data: &PyBackedBytes, range: Range<usize>) -> PyResult<Option<usize>> {
+        each!(self, engine => engine.write(py, data, range))
+    }
+
+    /// The bytes for the peer, if there are any.
+    pub fn take(&self, py: Python<'_>) -> PyResult<Option<PyBackedBytes>> {
+        each!(self, engine => engine.take(py))
+    }
+
+    /// How many bytes of the peer have not been looked at.
+    pub fn incoming(&self, py: Python<'_>) -> PyResult<usize> {
+        each!(self, engine => engine.incoming(py))
+    }
+
+    /// How many bytes for the peer have not been taken.
+    pub fn outgoing(&self, py: Python<'_>) -> PyResult<usize> {
+        each!(self, engine => engine.outgoing(py))
+    }
+}
+
+/// Tells "not yet" from a failure.
+fn step(result: PyResult<Bound<'_, PyAny>>) -> PyResult<Step> {
+    match result {
+        Ok(_) => Ok(Step::Done),
+        Err(error) => again(error).map(|()| Step::Again),
+    }
+}
+
+/// What the `ssl` module calls things.
+pub struct Names {
+    pub memory_bio: Py<PyAny>,
+    pub ssl_object: Py<PyAny>,
+    pub ssl_error: Py<PyType>,
+    pub certificate_error: Py<PyType>,
+    want_read: Py<PyType>,
+    syscall_error: Py<PyType>,
+}
+
+impl Names {
+    pub fn get(py: Python<'_>) -> PyResult<&'static Self> {
+        static NAMES: PyOnceLock<Names> = PyOnceLock::new();
+        NAMES.get_or_try_init(py, || {
+            let ssl = py.import("ssl")?;
+            let class = |name: &str| Ok::<_, PyErr>(ssl.getattr(name)?.cast_into::<PyType>()?.unbind());
+            Ok(Self {
+                memory_bio: ssl.getattr("MemoryBIO")?.unbind(),
+                ssl_object: ssl.getattr("SSLObject")?.unbind(),
+                ssl_error: class("SSLError")?,
+                certificate_error: class("CertificateError")?,
+                want_read: class("SSLWantReadError")?,
+                syscall_error: class("SSLSyscallError")?,
+            })
+        })
+    }
+}
+
+/// Lets the errors pass which say that more bytes of the peer are needed; asyncio counts two kinds among them.
+#[cold]
+pub fn again(error: PyErr) -> PyResult<()> {
+    Python::attach(|py| {
+        let names = Names::get(py)?;
+        let waits =
+            [&names.want_read, &names.syscall_error].iter().any(|class| error.matches(py, class).unwrap_or(false));
+        if waits { Ok(()) } else { Err(error) }
+    })
+}

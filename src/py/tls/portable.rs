@@ -1,0 +1,151 @@
+//! The engine that works with every interpreter: the methods of Python's SSL object over two `ssl.MemoryBIO`s.
+//!
+//! An object made by the `ssl` module itself wraps another one, in C, with the same methods: asked directly, it answers
+//! without a Python frame for each record.
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyBytes, PyDict, PyMemoryView, PySlice};
+
+use super::engine::{End, Names, again};
+
+/// The most data of one record: no read brings more.
+const RECORD_MAX: usize = 16 * 1024;
+/// No read asks for less: what OpenSSL has seen of a record already is not counted among the bytes that wait.
+const READ_MIN: usize = 512;
+
+pub struct Portable {
+    /// What `wrap_bio` made.
+    pub object: Py<PyAny>,
+    /// Whose `read`, `write` and `pending` are called: the object, or the one in C within it.
+    pub records: Py<PyAny>,
+    /// `ssl.MemoryBIO`: bytes of the peer.
+    pub incoming: Py<PyAny>,
+    /// `ssl.MemoryBIO`: bytes for the peer.
+    pub outgoing: Py<PyAny>,
+}
+
+impl Portable {
+    /// Has `context` make the object.
+    pub fn of(context: &Bound<'_, PyAny>, server_side: bool, hostname: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = context.py();
+        let memory_bio = Names::get(py)?.memory_bio.bind(py);
+        let (incoming, outgoing) = (memory_bio.call0()?, memory_bio.call0()?);
+        let options = PyDict::new(py);
+        options.set_item(intern!(py, "server_side"), server_side)?;
+        options.set_item(intern!(py, "server_hostname"), hostname)?;
+        let object = context.call_method(intern!(py, "wrap_bio"), (&incoming, &outgoing), Some(&options))?;
+        let records = inner(&object)?.unwrap_or_else(|| object.clone());
+        Ok(Self {
+            object: object.unbind(),
+            records: records.unbind(),
+            incoming: incoming.unbind(),
+            outgoing: outgoing.unbind(),
+        })
+    }
+
+    pub fn feed(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = data.py();
+        self.incoming.bind(py).call_method1(intern!(py, "write"), (data,)).map(drop)
+    }
+
+    pub fn read<'py>(&self, py: Python<'py>) -> PyResult<(Option<Bound<'py, PyBytes>>, End)> {
+        let records = self.records.bind(py);
+        let mut chunks: Vec<Bound<'py, PyAny>> = Vec::new();
+        let end = loop {
+            // Asked in vain, the object would raise an exception, which costs more than a small record.
+            let waiting = self.waiting(py)?;
+            if waiting == 0 {
+                break End::Again;
+            }
+            let size = waiting.clamp(READ_MIN, RECORD_MAX);
+            match records.call_method1(intern!(py, "read"), (size,)) {
+                Ok(chunk) if chunk.len()? == 0 => break End::Closed,
+                Ok(chunk) => chunks.push(chunk),
+                Err(error) => break again(error).map_or_else(End::Failed, |()| End::Again),
+            }
+        };
+        let data = match chunks.len() {
+            0 => None,
+            1 => chunks.pop(),
+            _ => Some(PyBytes::new(py, b"").call_method1(intern!(py, "join"), (chunks,))?),
+        };
+        Ok((data.map(Bound::cast_into).transpose()?, end))
+    }
+
+    pub fn read_into(&self, buffer: &Bound<'_, PyAny>) -> PyResult<(usize, End)> {
+        let py = buffer.py();
+        let (view, room) = (PyMemoryView::from(buffer)?, buffer.len()?);
+        let mut filled = 0;
+        while room == 0 || filled < room {
+            if self.waiting(py)? == 0 {
+                break;
+            }
+            let rest = view.get_item(slice(py, filled..room))?;
+            match self.records.bind(py).call_method1(intern!(py, "read"), (room - filled, rest)) {
+                Ok(count) => match count.extract()? {
+                    0 => return Ok((filled, End::Closed)),
+                    count => filled += count,
+                },
+                Err(error) => return Ok((filled, again(error).map_or_else(End::Failed, |()| End::Again))),
+            }
+        }
+        Ok((filled, End::Again))
+    }
+
+    pub fn write(&self, py: Python<'_>, data: &PyBackedBytes, range: Range<usize>) -> PyResult<Option<usize>> {
+        let mut part = data.into_pyobject(py)?.into_any();
+        if range.len() < data.len() {
+            part = PyMemoryView::from(&part)?.get_item(slice(py, range))?;
+        }
+        match self.records.bind(py).call_method1(intern!(py, "write"), (part,)) {
+            Ok(count) => count.extract().map(Some),
+            Err(error) => again(error).map(|()| None),
+        }
+    }
+
+    pub fn take(&self, py: Python<'_>) -> PyResult<Option<PyBackedBytes>> {
+        if self.outgoing(py)? == 0 {
+            return Ok(None);
+        }
+        let data = self.outgoing.bind(py).call_method0(intern!(py, "read"))?;
+        Ok(Some(PyBackedBytes::from(data.cast_into::<PyBytes>()?)))
+    }
+
+    pub fn incoming(&self, py: Python<'_>) -> PyResult<usize> {
+        self.incoming.bind(py).getattr(intern!(py, "pending"))?.extract()
+    }
+
+    pub fn outgoing(&self, py: Python<'_>) -> PyResult<usize> {
+        self.outgoing.bind(py).getattr(intern!(py, "pending"))?.extract()
+    }
+
+    /// What a read could use: bytes of the peer, and data of a record that was begun.
+    fn waiting(&self, py: Python<'_>) -> PyResult<usize> {
+        let pending: usize = self.records.bind(py).call_method0(intern!(py, "pending"))?.extract()?;
+        Ok(pending + self.incoming(py)?)
+    }
+}
+
+fn slice(py: Python<'_>, range: Range<usize>) -> Bound<'_, PySlice> {
+    PySlice::new(py, range.start as isize, range.end as isize, 1)
+}
+
+/// The object in C within `object`, if its methods do nothing but call that one's.
+fn inner<'py>(object: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = object.py();
+    let original = Names::get(py)?.ssl_object.bind(py);
+    let class = object.get_type();
+    for method in ["read", "write", "pending"] {
+        let same =
+            class.getattr_opt(method)?.is_some_and(|found| original.getattr(method).is_ok_and(|own| found.is(&own)));
+        if !same {
+            return Ok(None);
+        }
+    }
+    object.getattr_opt(intern!(py, "_sslobj"))
+}

@@ -1,0 +1,175 @@
+//! Writing: from the program to the transport below, with flow control.
+//!
+//! What one callback writes becomes records together, when it returns: fewer of them, and one call for all. Whoever needs
+//! to know how much has left has it done first, as for plain streams.
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::PyBytes;
+
+use super::super::run;
+use super::super::transport::{SILENT_DROPS, log, snapshot};
+use super::{Session, TlsProtocol, below};
+use crate::tls::Phase;
+
+/// So many bytes are not held back for the end of the callback.
+const AT_ONCE_FROM: usize = 64 * 1024;
+
+/// At most this much data goes into records before the transport below gets them: what it is full of need not be
+/// encrypted yet, and the bytes stay in the processor's cache.
+const BATCH: usize = 128 * 1024;
+
+/// The most data of one record: a buffer this long is worth records of its own.
+const RECORD: usize = 16 * 1024;
+
+/// Takes data of the program.
+pub fn write(session: Session<'_, '_>, data: impl IntoIterator<Item = PyBackedBytes>) -> PyResult<()> {
+    if session.phase().is_ending() {
+        return drop_late(session);
+    }
+    let core = session.event_loop().get();
+    let (now, later) = session.state(|state| {
+        data.into_iter().filter(|data| !data.is_empty()).for_each(|data| state.backlog.push(data));
+        if state.phase != Phase::Wrapped {
+            return (false, false);
+        }
+        let held = state.backlog.len() <= AT_ONCE_FROM && state.backlog.len() < state.write_mark.high();
+        let later = held && core.runs() && !state.backlog.is_empty();
+        (!later, later && !std::mem::replace(&mut state.dirty, true))
+    });
+    if later {
+        core.mark_dirty(session.py(), session.0.clone().into_any().unbind());
+    }
+    if now { session.or_fatal(|| encrypt(session)) } else { Ok(()) }
+}
+
+#[cold]
+fn drop_late(session: Session<'_, '_>) -> PyResult<()> {
+    let lost = session.state(|state| {
+        state.conn_lost += 1;
+        state.conn_lost - 1
+    });
+    if lost < SILENT_DROPS {
+        return Ok(());
+    }
+    log(session.py(), "warning", ("SSL connection is closed",))
+}
+
+/// The callback that wrote has returned. The loop calls it for all that were written to; says whether this is a session.
+pub fn flush_written(written: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let Ok(this) = written.cast_exact::<TlsProtocol>() else { return Ok(false) };
+    let session = Session(this);
+    session.state(|state| state.dirty = false);
+    settle(session).or_else(|error| run::report(session.event_loop(), "TlsTransport._flush()", error))?;
+    Ok(true)
+}
+
+/// Makes records of what waits, for callers that need to know how much is left.
+pub fn settle(session: Session<'_, '_>) -> PyResult<()> {
+    match session.phase() {
+        Phase::Wrapped => session.or_fatal(|| encrypt(session)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes records as long as the transport below takes them, and hands them down.
+pub fn encrypt(session: Session<'_, '_>) -> PyResult<()> {
+    while !session.state(|state| state.below_full) && encrypt_batch(session)? {
+        hand_down_quietly(session)?;
+    }
+    hand_down(session)
+}
+
+/// Makes records of everything, for an end behind which nothing can follow.
+pub fn encrypt_all(session: Session<'_, '_>) -> PyResult<()> {
+    while encrypt_batch(session)? {}
+    hand_down(session)
+}
+
+/// Makes records of at most a batch. Says whether there may be more to do.
+fn encrypt_batch(session: Session<'_, '_>) -> PyResult<bool> {
+    let Some((data, range)) = next_batch(session) else { return Ok(false) };
+    let Some(count) = session.engine()?.write(session.py(), &data, range)? else { return Ok(false) };
+    session.state(|state| {
+        // The backlog may be gone: what the engine calls can end the session.
+        let count = count.min(state.backlog.len());
+        state.backlog.advance(count, drop);
+    });
+    Ok(true)
+}
+
+/// A buffer and the part of it that comes next: the head of the backlog, or a copy of several small ones, so that they
+/// share records.
+fn next_batch(session: Session<'_, '_>) -> Option<(PyBackedBytes, Range<usize>)> {
+    let py = session.py();
+    session.state(|state| {
+        let (head, start) = state.backlog.head()?;
+        let (length, waiting) = (head.len() - start, state.backlog.len());
+        if length == waiting || length >= RECORD {
+            return Some((head.clone_ref(py), start..start + length.min(BATCH)));
+        }
+        let mut joined = Vec::with_capacity(waiting.min(BATCH));
+        state.backlog.copy_to(&mut joined);
+        let length = joined.len();
+        Some((PyBackedBytes::from(PyBytes::new(py, &joined)), 0..length))
+    })
+}
+
+/// Gives the records to the transport below, and tells the program whether it may go on.
+pub fn hand_down(session: Session<'_, '_>) -> PyResult<()> {
+    hand_down_quietly(session)?;
+    control_program(session)
+}
+
+fn hand_down_quietly(session: Session<'_, '_>) -> PyResult<()> {
+    if session.state(|state| state.below_full) {
+        return Ok(());
+    }
+    hand_down_all(session)
+}
+
+/// Gives the records to the transport below even if that has too much already.
+pub fn hand_down_all(session: Session<'_, '_>) -> PyResult<()> {
+    match session.engine()?.take(session.py())? {
+        Some(records) => below::write(session, records),
+        None => Ok(()),
+    }
+}
+
+/// The transport below takes bytes again.
+pub fn go_on(session: Session<'_, '_>) -> PyResult<()> {
+    match session.phase() {
+        Phase::Wrapped => settle(session),
+        _ => hand_down(session),
+    }
+}
+
+/// How many bytes wait here: data, and records that the transport below does not take.
+pub fn size(session: Session<'_, '_>) -> PyResult<usize> {
+    Ok(session.engine()?.outgoing(session.py())? + session.state(|state| state.backlog.len()))
+}
+
+/// Tells the program to pause or to go on.
+pub fn control_program(session: Session<'_, '_>) -> PyResult<()> {
+    let size = size(session)?;
+    let (pause, resume) =
+        session.state(|state| (state.write_mark.must_pause(size), state.write_mark.must_resume(size)));
+    if pause {
+        session.tell("pause_writing")
+    } else if resume {
+        session.tell("resume_writing")
+    } else {
+        Ok(())
+    }
+}
+
+/// What was written, as `bytes` that nobody can change.
+pub fn owned(data: &Bound<'_, PyAny>) -> PyResult<PyBackedBytes> {
+    match data.cast_exact::<PyBytes>() {
+        Ok(data) => Ok(PyBackedBytes::from(data.clone())),
+        Err(_) => snapshot(data).map(PyBackedBytes::from),
+    }
+}
