@@ -15,6 +15,7 @@ import threading
 from asyncio import constants, events
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from . import _zloop
 from ._choice import choose
 from ._sock import SockMethods
 
