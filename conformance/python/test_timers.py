@@ -7,6 +7,7 @@ import random
 import time
 import weakref
 from fractions import Fraction
+from unittest import mock
 
 import pytest
 
@@ -366,3 +367,20 @@ def test_a_patched_clock_of_a_subclass_is_asked(loop_factory, reports):
         assert seen == [1]
     finally:
         loop.close()
+
+
+def test_a_clock_set_on_the_instance_rules(loop):
+    """Tests of other projects move time this way."""
+    fired = []
+    now = loop.time()
+    handle = loop.call_at(now + 3600, fired.append, "an hour")
+    with mock.patch.object(loop, "time", return_value=now + 3600):
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.run_until_complete(asyncio.sleep(0))
+        assert fired == ["an hour"]
+        assert handle.when() == now + 3600
+        assert loop.time() == now + 3600
+    assert now <= loop.time() < now + 3600
+    loop.call_at(now + 3600, fired.append, "never")
+    loop.run_until_complete(asyncio.sleep(0.001))
+    assert fired == ["an hour"]

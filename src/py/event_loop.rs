@@ -12,7 +12,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple, PyType};
+use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 use zloop_backends::{Backend, Events, Interest, Kind, Waker, available, open, open_auto};
 
 use super::accept::{self, Listener};
@@ -20,7 +20,7 @@ use super::cell::Guarded;
 use super::errors;
 use super::handle::{self, Callback, HandleTypes, new_handle};
 use super::state::{Item, Source, State};
-use super::{call, run, stream, watch};
+use super::{call, native, run, stream, watch};
 use crate::sched::{Inbox, monotonic};
 
 /// After so many callbacks that wait in the inbox, the thread that brings more lets others run.
@@ -30,8 +30,8 @@ const CROWD: usize = 1024;
 #[pyclass(name = "EventLoop", module = "zloop._zloop", subclass, frozen)]
 pub struct EventLoop {
     backend_name: OnceLock<&'static str>,
-    /// A subclass overrides `time()`: then its clock rules, at the price of a call.
-    own_clock: bool,
+    /// A subclass overrides `time()`, or it was set on the instance: then that clock rules, at the price of a call.
+    own_clock: AtomicBool,
     closed: AtomicBool,
     debug: AtomicBool,
     stopping: AtomicBool,
@@ -53,10 +53,10 @@ impl EventLoop {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// `loop.time()`: seconds of `time.monotonic()`, or of a subclass's own clock.
+    /// `loop.time()`: seconds of `time.monotonic()`, or of a clock that was put in its place.
     #[inline]
     pub fn now(this: &Bound<'_, Self>) -> PyResult<f64> {
-        if this.get().own_clock {
+        if this.get().own_clock.load(Ordering::Relaxed) {
             return this.call_method0(intern!(this.py(), "time"))?.extract();
         }
         Ok(monotonic())
@@ -188,11 +188,9 @@ impl EventLoop {
         _args: &Bound<'_, PyTuple>,
         _kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
-        let py = class.py();
-        let own_clock = !class.getattr("time")?.is(&py.get_type::<Self>().getattr("time")?);
         Ok(Self {
             backend_name: OnceLock::new(),
-            own_clock,
+            own_clock: AtomicBool::new(overrides_time(class)?),
             closed: AtomicBool::new(true),
             debug: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -201,6 +199,23 @@ impl EventLoop {
             waker: Mutex::new(None),
             state: Guarded::new(State::default()),
         })
+    }
+
+    /// Tests set `loop.time` on the instance, and asyncio asks for it each time it needs the time.
+    fn __setattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        native::set_attribute(slf, name, Some(value))?;
+        if name == "time" {
+            slf.get().own_clock.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<()> {
+        native::set_attribute(slf, name, None)?;
+        if name == "time" {
+            slf.get().own_clock.store(overrides_time(&slf.get_type())?, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Opens the backend that is named, or the best one; `__init__` calls it first of all.
@@ -509,6 +524,11 @@ pub fn diagnose(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
 #[pyfunction]
 pub fn available_backends() -> Vec<&'static str> {
     available().into_iter().map(Kind::name).collect()
+}
+
+/// Whether a class of loops has a clock of its own.
+fn overrides_time(class: &Bound<'_, PyType>) -> PyResult<bool> {
+    Ok(!class.getattr("time")?.is(&class.py().get_type::<EventLoop>().getattr("time")?))
 }
 
 /// The calling thread, as `threading.get_ident()` numbers it.

@@ -9,7 +9,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::impl_::trampoline::{MethodDef, fastcall_cfunction_with_keywords, noargs};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple, PyType};
+use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
 /// Where a type keeps one of its `__slots__`: an offset into each of its instances.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +127,20 @@ pub fn make_class<'py>(
     body.set_item("__qualname__", name)?;
     body.set_item("__doc__", doc)?;
     Ok(py.get_type::<PyType>().call1((name, (base,), body))?.cast_into()?)
+}
+
+/// Sets or deletes an attribute as `object` does, for types that look at what is set.
+pub fn set_attribute(
+    owner: &Bound<'_, PyAny>,
+    name: &Bound<'_, PyString>,
+    value: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    let value = value.map_or(std::ptr::null_mut(), |value| value.as_ptr());
+    // SAFETY: live objects; NULL asks for the attribute to be deleted.
+    match unsafe { ffi::PyObject_GenericSetAttr(owner.as_ptr(), name.as_ptr(), value) } {
+        0 => Ok(()),
+        _ => Err(PyErr::fetch(owner.py())),
+    }
 }
 
 /// The signature that [`method!`] wants: `self`, then what was passed.

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -10,6 +11,7 @@ from supervise import Report, Result
 from verdict import Verdict
 
 LINES_SHOWN = 25
+LOG_WIDTH = 120
 HEAD = (
     "suite",
     "loop",
@@ -98,12 +100,15 @@ def explain(row: Row) -> None:
 
 def show(rows: list[Row]) -> None:
     """Prints the table, and a last line to search for."""
-    table = Table(title=f"CPython {sys.version.split()[0]}", title_justify="left")
+    title = f"CPython {sys.version.split()[0]}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for index, name in enumerate(HEAD):
         table.add_column(name, justify="right" if 2 <= index < len(HEAD) - 1 else "left")
     for row in rows:
         table.add_row(*row.cells(), style=None if row.verdict.held else "red")
-    Console().print(table)
+    # In a log or a pipe, a wide table is better than a folded one.
+    terminal = sys.stdout.isatty()
+    Console(width=None if terminal else LOG_WIDTH).print(table)
     failed = sum(not row.verdict.held for row in rows)
     print(f"{len(rows) - failed} passed, {failed} failed")
 

@@ -18,7 +18,7 @@ mod write;
 use std::io;
 use std::os::fd::RawFd;
 
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::{PyAttributeError, PyRuntimeError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -157,6 +157,7 @@ impl Types {
                 for (name, getter) in &PROPERTIES {
                     class.setattr(*name, property.call1((getter.bind(class)?,))?)?;
                 }
+                class.setattr("_pipe", property.call1((PIPE[0].bind(class)?, PIPE[1].bind(class)?))?)?;
             }
             Ok(Self { reader, writer })
         })
@@ -260,8 +261,12 @@ static SHARED: [Method; 5] = [
     method!(c"_call_connection_lost", call_connection_lost, c"Tell the protocol, then close the file."),
 ];
 
-static PROPERTIES: [(&str, Method); 7] = [
-    ("_pipe", method!(c"_get_pipe", fn() get_pipe, c"The file, or None once closed.")),
+static PIPE: [Method; 2] = [
+    method!(c"_get_pipe", fn() get_pipe, c"The file, or None once closed."),
+    method!(c"_set_pipe", set_pipe, c"Forget the file, for whoever has closed it; it can only be set to None."),
+];
+
+static PROPERTIES: [(&str, Method); 6] = [
     ("_fileno", method!(c"_get_fileno", fn() get_fileno, c"The file's fd, or what it was.")),
     ("_loop", method!(c"_get_loop", fn() get_loop, c"The loop, or None once closed.")),
     ("_protocol", method!(c"_get_protocol", fn() get_protocol, c"The protocol, or None once closed.")),
@@ -293,6 +298,16 @@ fn get_pipe<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
         Err(error) if error.is_instance_of::<PyRuntimeError>(slf.py()) => Ok(none(slf.py())),
         pipe => Ok(pipe?.unwrap_or_else(|| none(slf.py()))),
     }
+}
+
+fn set_pipe<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
+    if args.get(0).is_none_or(|value| !value.is_none()) {
+        return Err(PyAttributeError::new_err("_pipe can only be set to None"));
+    }
+    act(slf, |end| {
+        let _pipe = end.state(|state| state.pipe.take());
+        Ok(())
+    })
 }
 
 fn get_fileno<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
