@@ -41,6 +41,9 @@
 //!   no memory is left behind.
 //! * **C15** A backend goes with the thread that binds it: after `bind` in another thread all registrations, reports
 //!   and sends in flight go on.
+//! * **C16** A child process that `watch_exit` has taken is reported as readable once, when it has ended and waits for
+//!   being reaped, which the backend does not do. One that had ended before is reported as well, or refused with
+//!   `ESRCH`. A backend may refuse all with `ENOSYS`.
 
 use std::io::{self, IoSlice};
 use std::ops::{BitAnd, BitOr, Not};
@@ -53,7 +56,7 @@ use crate::wake::Waker;
 
 /// One of the kernel interfaces behind the event loop.
 ///
-/// The numbered clauses (C1 to C15) are in the [module documentation](self).
+/// The numbered clauses (C1 to C16) are in the [module documentation](self).
 #[enum_dispatch]
 pub trait Backend {
     /// Facts for humans: logs, the doctor, benchmarks. Never branch on it.
@@ -131,6 +134,16 @@ pub trait Backend {
 
     /// Asks that the send in flight for `token` ends; its terminal event still comes (C3).
     fn cancel(&mut self, token: Token);
+
+    /// Reports when a child process has ended (C16), which its parent reaps then. For kernels that tell of processes
+    /// what others tell of fds.
+    ///
+    /// # Errors
+    /// `ENOSYS` where there is no such thing, `ESRCH` for a process that is gone, `EACCES` or `EPERM` if forbidden.
+    fn watch_exit(&mut self, pid: i32, token: Token) -> io::Result<()> {
+        let _ = (pid, token);
+        Err(io::Error::from_raw_os_error(libc::ENOSYS))
+    }
 
     /// The fd is about to be closed or handed to somebody else: drops its watch or stream (C7). A send in flight is
     /// cancelled; its memory must stay until [`Backend::in_flight`] no longer counts it, which the terminal event,

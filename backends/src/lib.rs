@@ -2,7 +2,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | [`api`] | the vocabulary, the trait [`Backend`] and its contract C1 to C15 |
+//! | [`api`] | the vocabulary, the trait [`Backend`] and its contract C1 to C16 |
 //! | [`registry`] | [`Kind`], [`open`], [`available`]: the only list of backends |
 //! | [`attempt`] | non-blocking system calls, each tried once |
 //! | [`addr`] | a socket address as the kernel wrote it |

@@ -44,6 +44,7 @@ clauses! {
     C13 "a forked child disturbs nobody",
     C14 "quiesce leaves nothing behind",
     C15 "a backend goes with the thread that binds it",
+    C16 "a child that ended is reported once",
 }
 
 impl fmt::Display for Clause {

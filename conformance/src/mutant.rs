@@ -139,6 +139,12 @@ faults! {
         /// In another thread, nothing is reported of what was registered before.
         StaysAtHome,
     }
+    C16 {
+        /// The end of a child is not reported.
+        LosesExits,
+        /// A child is reported that lives.
+        EarlyExits,
+    }
 }
 
 /// The backend in memory, with a fault.
@@ -350,6 +356,17 @@ impl Backend for Mutant {
                 holders.into_iter().for_each(|holder| self.inner.cancel(holder));
             }
             _ => self.inner.cancel(token),
+        }
+    }
+
+    fn watch_exit(&mut self, pid: i32, token: Token) -> io::Result<()> {
+        match self.fault {
+            Fault::LosesExits => Ok(()),
+            Fault::EarlyExits => {
+                self.queue.push(Event { token, what: What::Ready(Interest::READ) });
+                Ok(())
+            }
+            _ => self.inner.watch_exit(pid, token),
         }
     }
 

@@ -61,7 +61,7 @@ impl Selector for Kqueue {
     fn features(&self) -> Vec<&'static str> {
         let library = cfg!(libkqueue).then_some("libkqueue");
         let wakes = if cfg!(kqueue_user) { "EVFILT_USER" } else { "wakes by a pipe" };
-        library.into_iter().chain(["changes ride with the wait", wakes]).collect()
+        library.into_iter().chain(["changes ride with the wait", wakes, "NOTE_EXIT"]).collect()
     }
 
     fn set(&mut self, fd: RawFd, token: Token, wanted: Wanted, change: Change) -> io::Result<()> {
@@ -95,6 +95,15 @@ impl Selector for Kqueue {
         let delete = DIRECTIONS.map(|(filter, _)| event(fd, filter, EvFlags::EV_DELETE, token));
         // What is closed or was never added is gone already.
         let _ = self.queue.apply(&delete);
+    }
+
+    fn watch_exit(&mut self, pid: i32, token: Token) -> io::Result<()> {
+        Ok(self.queue.apply(&[exit(pid, EvFlags::EV_ADD | EvFlags::EV_ONESHOT, token)])?)
+    }
+
+    fn forget_exit(&mut self, pid: i32, token: Token) {
+        // What has been reported is gone already.
+        let _ = self.queue.apply(&[exit(pid, EvFlags::EV_DELETE, token)]);
     }
 
     #[cfg(kqueue_user)]
@@ -229,6 +238,10 @@ fn event(fd: RawFd, filter: EventFilter, flags: EvFlags, token: Token) -> KEvent
     KEvent::new(fd as usize, filter, flags, FilterFlag::empty(), 0, token.to_bits() as isize)
 }
 
+fn exit(pid: i32, flags: EvFlags, token: Token) -> KEvent {
+    KEvent::new(pid as usize, EventFilter::EVFILT_PROC, flags, FilterFlag::NOTE_EXIT, 0, token.to_bits() as isize)
+}
+
 fn blank() -> KEvent {
     event(0, EventFilter::EVFILT_READ, EvFlags::empty(), Token::from_bits(0))
 }
@@ -255,6 +268,8 @@ fn ready(report: &KEvent) -> Interest {
     }
     match report.filter() {
         Ok(EventFilter::EVFILT_WRITE) => Interest::WRITE,
+        // A process that has ended says that it is at its end, too.
+        Ok(EventFilter::EVFILT_PROC) => Interest::READ,
         _ if report.flags().contains(EvFlags::EV_EOF) => Interest::READ | Interest::CLOSED,
         _ => Interest::READ,
     }

@@ -39,6 +39,7 @@ pub struct Readiness<S> {
 /// What is registered for a token.
 #[derive(Debug, Clone, Copy)]
 struct File {
+    /// Of a process: its id.
     fd: RawFd,
     role: Role,
     /// What the kernel is asked for now. Without edges, what was reported of a stream is missing until rearmed, and
@@ -52,6 +53,7 @@ enum Role {
     /// A watch of which the kernel forgets by itself what it has reported.
     Once,
     Stream,
+    Process,
 }
 
 /// The token of the doorbell.
@@ -173,11 +175,20 @@ impl<S: Selector> Backend for Readiness<S> {
         // Nothing is ever in flight.
     }
 
+    fn watch_exit(&mut self, pid: i32, token: Token) -> io::Result<()> {
+        self.forget(token);
+        self.selector.watch_exit(pid, token)?;
+        self.files.insert(token, File { fd: pid, role: Role::Process, armed: Interest::READ });
+        Ok(())
+    }
+
     fn forget(&mut self, token: Token) {
-        if let Some(file) = self.files.remove(token)
-            && !(file.role == Role::Once && file.armed.is_empty())
-        {
-            self.selector.remove(file.fd, token);
+        match self.files.remove(token) {
+            Some(process) if process.role == Role::Process => self.selector.forget_exit(process.fd, token),
+            // The kernel has forgotten it by itself.
+            Some(file) if file.role == Role::Once && file.armed.is_empty() => {}
+            Some(file) => self.selector.remove(file.fd, token),
+            None => {}
         }
     }
 

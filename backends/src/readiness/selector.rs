@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::poll::PollTimeout;
 
 use crate::api::{Interest, Token, Wait};
@@ -43,6 +44,20 @@ pub trait Selector: Sized {
 
     /// Takes the registration back. An fd that is closed or unknown is no error.
     fn remove(&mut self, fd: RawFd, token: Token);
+
+    /// Reports once, as readable, when a child process has ended.
+    ///
+    /// # Errors
+    /// `ENOSYS` if the kernel does not tell; `ESRCH` if the process is gone.
+    fn watch_exit(&mut self, pid: i32, token: Token) -> io::Result<()> {
+        let _ = (pid, token);
+        Err(Errno::ENOSYS.into())
+    }
+
+    /// Takes that back. A process that is gone is no error.
+    fn forget_exit(&mut self, pid: i32, token: Token) {
+        let _ = (pid, token);
+    }
 
     /// The kernel's own way to end a wait, which is then reported as `token`, once for any number of rings; `None`
     /// for a kernel that has none, and then an fd is registered for it.
