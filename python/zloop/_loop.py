@@ -16,6 +16,7 @@ from asyncio import constants, events
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from . import _zloop
+from ._children import ChildWatcher, ExitWatcher
 from ._choice import choose
 from ._sock import SockMethods
 
@@ -36,6 +37,7 @@ class Loop(SockMethods):
         # asyncio's private parts, which its published types do not mention.
         _csock: socket.socket | None
         _signal_handlers: dict[int, asyncio.Handle]
+        _watcher: ChildWatcher  # from Python 3.14 on
 
         def _asyncgen_finalizer_hook(self, agen: AsyncGenerator[Any, Any]) -> None: ...
         def _asyncgen_firstiter_hook(self, agen: AsyncGenerator[Any, Any]) -> None: ...
@@ -52,6 +54,8 @@ class Loop(SockMethods):
                 error.add_note(f"The environment variable {choice.variable} asks for it.")
             raise
         super().__init__(cast("selectors.BaseSelector", _Selector(self)))
+        if sys.version_info >= (3, 14):
+            self._watcher = ExitWatcher(self._watcher)
 
     def run_forever(self) -> None:
         """Run until stop() is called."""

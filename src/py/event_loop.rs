@@ -20,7 +20,7 @@ use super::cell::Guarded;
 use super::errors;
 use super::handle::{self, Callback, HandleTypes, new_handle};
 use super::state::{Item, Source, State};
-use super::{call, native, run, stream, watch};
+use super::{call, exit, native, run, stream, watch};
 use crate::sched::{Inbox, monotonic};
 
 /// After so many callbacks that wait in the inbox, the thread that brings more lets others run.
@@ -349,6 +349,17 @@ impl EventLoop {
         args: Bound<'py, PyTuple>,
     ) -> PyResult<Bound<'py, PyAny>> {
         watch::add(this, fd, Interest::WRITE, callback, args)
+    }
+
+    /// Calls `callback(*args)` when a child process has ended, where the backend can tell.
+    #[pyo3(name = "_watch_exit", signature = (pid, callback, *args))]
+    fn watch_exit<'py>(
+        this: &Bound<'py, Self>,
+        pid: i32,
+        callback: Bound<'py, PyAny>,
+        args: Bound<'py, PyTuple>,
+    ) -> PyResult<()> {
+        exit::watch(this, pid, callback, args)
     }
 
     /// Stops watching an fd for reading. Says whether it was watched.

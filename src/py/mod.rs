@@ -24,6 +24,7 @@ mod cell;
 mod debug;
 mod errors;
 mod event_loop;
+mod exit;
 mod handle;
 mod hot;
 mod native;

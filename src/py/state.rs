@@ -7,7 +7,7 @@ use std::os::fd::RawFd;
 
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use zloop_backends::{AnyBackend, Event, Interest, Slots, Token, What};
+use zloop_backends::{AnyBackend, Backend, Event, Interest, Slots, Token, What};
 
 use crate::io::{ReadSize, WriteQueue};
 use crate::sched::{Scheduler, Slice};
@@ -32,6 +32,8 @@ pub enum Source {
     Watch(Watch),
     /// A stream transport, kept alive by this until its connection is lost.
     Stream(Py<PyAny>),
+    /// The handle that runs when a child process has ended.
+    Exit(Py<PyAny>),
     /// The bytes of a transport that is gone while the kernel still sends them.
     Draining(WriteQueue<PyBackedBytes>),
 }
@@ -140,6 +142,12 @@ impl State {
                     }
                 }
             }
+            (Some(Source::Exit(_)), What::Ready(_)) => {
+                if let (Some(Source::Exit(handle)), Ok(backend)) = (self.sources.remove(token), self.backend()) {
+                    backend.forget(token);
+                    self.sched.push(Item::Handle(handle));
+                }
+            }
             // The kernel is done with the bytes. They are plain `bytes`: dropping them runs no code.
             (Some(Source::Draining(_)), What::Sent(_)) => drop(self.sources.remove(token)),
             // A watch sends nothing, a draining stream listens no more, and a stale token is nobody's.
@@ -160,7 +168,7 @@ impl State {
                     let waiters = [&watch.reader, &watch.writer].into_iter().flatten().map(Waiter::object);
                     watch.file.iter().chain(waiters).for_each(&mut visit);
                 }
-                Source::Stream(transport) => visit(transport),
+                Source::Stream(object) | Source::Exit(object) => visit(object),
                 Source::Draining(_) => {}
             }
         }
