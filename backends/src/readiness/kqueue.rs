@@ -255,13 +255,13 @@ fn token_of(event: &KEvent) -> Token {
     Token::from_bits(event.udata() as u64)
 }
 
-/// What is reported of a stream that the kernel would not register.
+/// What is reported of a stream that failed, or that the kernel would not register.
 fn dead() -> Interest {
     Interest::BOTH | Interest::CLOSED
 }
 
 /// What a report says. The end of the stream is the reader's news: a writer is told it of itself, too, after its own
-/// `shutdown`.
+/// `shutdown`. With an error the stream is dead in both directions, whichever was asked for.
 fn ready(report: &KEvent) -> Interest {
     if report.flags().contains(EvFlags::EV_ERROR) {
         return dead();
@@ -270,6 +270,7 @@ fn ready(report: &KEvent) -> Interest {
         Ok(EventFilter::EVFILT_WRITE) => Interest::WRITE,
         // A process that has ended says that it is at its end, too.
         Ok(EventFilter::EVFILT_PROC) => Interest::READ,
+        _ if report.flags().contains(EvFlags::EV_EOF) && !report.fflags().is_empty() => dead(),
         _ if report.flags().contains(EvFlags::EV_EOF) => Interest::READ | Interest::CLOSED,
         _ => Interest::READ,
     }
@@ -282,7 +283,7 @@ mod tests {
     use std::os::fd::AsRawFd;
     use std::time::Duration;
 
-    const EDGE: Wanted = Wanted { interest: Interest::READ, trigger: Trigger::Edge };
+    const EDGE: Wanted = Wanted { interest: Interest::READ, trigger: Trigger::Edge, once: false };
 
     /// Polls until so many tokens were reported as dead, a few at a time.
     fn refused(kqueue: &mut Kqueue, count: u32, limit: usize) -> BTreeSet<u32> {
