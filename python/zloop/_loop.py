@@ -117,6 +117,21 @@ class Loop(SockMethods):
         if transport is not None and not transport.is_closing():
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
 
+    def _make_datagram_transport(
+        self,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        address: Any = None,
+        waiter: asyncio.Future[Any] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> Any:
+        self._ensure_fd_no_transport(sock)
+        transport = self._try_datagram_transport(sock, protocol, address, waiter, extra)
+        if transport is None:
+            make = super()._make_datagram_transport  # type: ignore[misc]  # private
+            transport = make(sock, protocol, address, waiter, extra)
+        return transport
+
     def _make_ssl_transport(
         self,
         rawsock: socket.socket,

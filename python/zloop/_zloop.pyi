@@ -14,6 +14,7 @@ from typing_extensions import disjoint_base
 _Ts = TypeVarTuple("_Ts")
 
 __all__ = [
+    "DatagramTransport",
     "EventLoop",
     "Handle",
     "ReadPipeTransport",
@@ -97,6 +98,11 @@ class TlsProtocol:
     @property
     def _app_protocol(self) -> asyncio.BaseProtocol | None: ...
 
+class DatagramTransport(transports._FlowControlMixin, asyncio.DatagramTransport):
+    """A datagram socket on a zloop loop."""
+
+    def __del__(self) -> None: ...
+
 @disjoint_base
 class EventLoop:
     """The native base of `zloop.Loop`."""
@@ -157,6 +163,14 @@ class EventLoop:
     ) -> Literal[True] | asyncio.Future[None] | None: ...
     def _end_connect(self, sock: socket, address: Any) -> None: ...
     def _try_accept(self, sock: socket) -> tuple[socket, Any] | asyncio.Future[None] | None: ...
+    def _try_datagram_transport(
+        self,
+        sock: socket,
+        protocol: asyncio.BaseProtocol,
+        address: Any,
+        waiter: asyncio.Future[Any] | None,
+        extra: dict[str, Any] | None,
+    ) -> DatagramTransport | None: ...
     def _wait_writable(self, sock: socket) -> asyncio.Future[None]: ...
     def _stop_waiting(self, sock: socket, waiter: asyncio.Future[None]) -> None: ...
     def _stats(self) -> dict[str, int]: ...

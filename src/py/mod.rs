@@ -14,6 +14,7 @@
 //! | `transport.rs`, `receive.rs` | what all transports share |
 //! | `stream/` | stream transports |
 //! | `pipe/` | pipe transports |
+//! | `datagram/` | datagram transports |
 //! | `tls/` | TLS on top of any transport |
 //! | `native.rs`, `call.rs`, `cell.rs` | the three small floors between Rust and the interpreter |
 
@@ -21,6 +22,7 @@ mod accept;
 mod address;
 mod call;
 mod cell;
+mod datagram;
 mod debug;
 mod errors;
 mod event_loop;
@@ -51,6 +53,7 @@ fn _zloop(module: &Bound<'_, PyModule>) -> PyResult<()> {
     handle::HandleTypes::register(module)?;
     stream::register(module)?;
     pipe::register(module)?;
+    datagram::register(module)?;
     tls::register(module)?;
     module.add_function(wrap_pyfunction!(event_loop::available_backends, module)?)?;
     module.add_function(wrap_pyfunction!(event_loop::diagnose, module)?)

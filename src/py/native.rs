@@ -336,6 +336,15 @@ impl<'a, 'py> Args<'a, 'py> {
         PyTuple::new(self.py, rest.iter().map(|object| unsafe { Borrowed::<PyAny>::from_ptr(self.py, *object) }))
     }
 
+    /// Calls `function(first, *args, **kwargs)` with them.
+    pub fn call(self, function: &Bound<'py, PyAny>, first: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let mut all = vec![first.clone()];
+        all.extend((0..self.len()).filter_map(|index| self.get(index)).map(|argument| argument.to_owned()));
+        let named = PyDict::new(self.py);
+        self.keywords().try_for_each(|(name, value)| named.set_item(name, value))?;
+        function.call(PyTuple::new(self.py, all)?, Some(&named))
+    }
+
     /// The one at `index` or passed as `name`, for methods with few, fixed parameters.
     pub fn named(self, index: usize, name: &str) -> Option<Borrowed<'a, 'py, PyAny>> {
         self.get(index).or_else(|| {

@@ -104,6 +104,8 @@ pub struct State {
     pub dirty: Vec<Py<PyAny>>,
     /// Where small messages are read; made when the first one comes.
     scratch: Vec<u8>,
+    /// There have been transports that asyncio's own table knows.
+    pub has_datagrams: bool,
     /// How much the last `sock_recv` brought.
     pub sock_read: ReadSize,
     pub task_factory: Option<Py<PyAny>>,

@@ -74,7 +74,7 @@ pub fn wait<'py>(this: &Bound<'py, EventLoop>, fd: RawFd, direction: Interest) -
     let py = this.py();
     let core = this.get();
     let future = this.call_method0(intern!(py, "create_future"))?;
-    if core.state.with(py, |state| state.fds.contains_key(&fd)) {
+    if core.state.with(py, |state| state.has_datagrams || state.fds.contains_key(&fd)) {
         this.call_method1(intern!(py, "_ensure_fd_no_transport"), (fd,))?;
     }
     core.check_open()?;
