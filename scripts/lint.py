@@ -42,12 +42,14 @@ CROSS = ["--package", "zloop-backends", "--package", "zloop"]
 CROSS_PYTHON = {"PYO3_CROSS": "1", "PYO3_CROSS_PYTHON_VERSION": "3.14"}
 
 
-def target_is_there(target: str) -> bool:
-    """Whether the compiler has the target's standard library, or can get it."""
+# How Linux is given a kqueue, for tests.
+LIBKQUEUE = ["pkg-config", "--exists", "libkqueue >= 2.7"]
+WITH_LIBKQUEUE = [*CLIPPY, "--package", "zloop-backends", "--features", "libkqueue", *DENY]
+
+
+def succeeds(*command: str) -> bool:
     try:
-        return (
-            subprocess.run(["rustup", "target", "add", target], capture_output=True).returncode == 0
-        )
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
     except FileNotFoundError:
         return False
 
@@ -55,10 +57,16 @@ def target_is_there(target: str) -> bool:
 def main() -> int:
     checks, failures = dict(CHECKS), []
     for target in TARGETS:
-        if target_is_there(target):
+        # Whether the compiler has the target's standard library, or can get it.
+        if succeeds("rustup", "target", "add", target):
             checks[f"clippy, {target}"] = [*CLIPPY, *CROSS, "--target", target, *DENY]
         else:
             print(f"clippy, {target}: skipped: rustup cannot add this target")
+    if sys.platform == "linux":
+        if succeeds(*LIBKQUEUE):
+            checks["clippy, backends with libkqueue"] = WITH_LIBKQUEUE
+        else:
+            print("clippy, backends with libkqueue: skipped: pkg-config finds no libkqueue")
     # clippy builds against the interpreter that runs this, and needs no link to libpython.
     here = {**os.environ, "PYO3_PYTHON": sys.executable}
     for name, command in checks.items():
