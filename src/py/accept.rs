@@ -13,7 +13,7 @@ use pyo3::types::PyDict;
 use zloop_backends::attempt;
 
 use super::event_loop::EventLoop;
-use super::{address, call, errors, stream};
+use super::{address, call, context, errors, stream};
 
 /// What `create_server` was told, as asyncio passes it on.
 pub struct Listener<'py> {
@@ -118,7 +118,7 @@ fn accepted<'py>(
         return accept_tls(this, listener, conn, extra);
     }
     let mut protocol = None;
-    let made = call::in_context(&call::copy_context(py)?, || {
+    let made = context::run(&context::copy(py)?, || {
         let made = listener.protocol_factory.call0()?;
         protocol = Some(made.clone());
         let (sock, server) = (conn.clone(), listener.server.clone());

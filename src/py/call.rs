@@ -1,50 +1,17 @@
-//! Running Python code in a context, and buffers that Python lends: the calls that PyO3 has no safe form for.
+//! Buffers that Python lends, and bytes made in place: the calls that PyO3 has no safe form for.
 
 use std::ffi::{CStr, c_char, c_int};
 use std::mem::MaybeUninit;
 
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::PyBytes;
 use pyo3::{PyErr, ffi};
 
 // Part of CPython's C API in every version that zloop runs on, but not among PyO3's declarations.
 unsafe extern "C" {
     fn _PyBytes_Resize(bytes: *mut *mut ffi::PyObject, size: ffi::Py_ssize_t) -> c_int;
     fn PySys_Audit(event: *const c_char, format: *const c_char, ...) -> c_int;
-}
-
-/// A copy of the calling thread's context, as `contextvars.copy_context()` makes it.
-pub fn copy_context(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    // SAFETY: attached; returns a new reference or NULL with an exception set.
-    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_CopyCurrent()) }
-}
-
-/// Runs `body` inside `context`, as `context.run(...)` does. The outer error is that of entering it.
-pub fn in_context<R>(context: &Bound<'_, PyAny>, body: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
-    let py = context.py();
-    // SAFETY: attached; the context is alive and both calls check its type.
-    if unsafe { ffi::PyContext_Enter(context.as_ptr()) } != 0 {
-        return Err(PyErr::fetch(py));
-    }
-    let result = body();
-    // SAFETY: as above; this thread entered it just now, and every Python frame since has left.
-    if unsafe { ffi::PyContext_Exit(context.as_ptr()) } != 0 {
-        return Err(PyErr::fetch(py));
-    }
-    result
-}
-
-/// Calls `function(*args)` without the detour by `tp_call`.
-#[inline]
-pub fn apply<'py>(function: &Bound<'py, PyAny>, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
-    // SAFETY: attached; the items of a live tuple lie in a row, and the caller's reference keeps them there.
-    unsafe {
-        let items = (*args.as_ptr().cast::<ffi::PyTupleObject>()).ob_item.as_ptr();
-        let count = ffi::PyTuple_GET_SIZE(args.as_ptr()) as usize;
-        let result = ffi::PyObject_Vectorcall(function.as_ptr(), items, count, std::ptr::null_mut());
-        Bound::from_owned_ptr_or_err(function.py(), result)
-    }
 }
 
 /// Whether asyncio lets this exception out of the loop instead of reporting it.

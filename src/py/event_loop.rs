@@ -19,9 +19,12 @@ use super::accept::{self, Listener};
 use super::cell::Guarded;
 use super::errors;
 use super::handle::{self, Callback, HandleTypes, new_handle};
+use super::native::Positional;
 use super::state::{Item, Source, State};
-use super::{call, exit, native, run, stream, watch};
-use crate::sched::{Inbox, monotonic};
+use super::{context, exit, native, run, stream, watch};
+#[cfg(Py_GIL_DISABLED)]
+use crate::sched::Inbox;
+use crate::sched::monotonic;
 
 /// After so many callbacks that wait in the inbox, the thread that brings more lets others run.
 const CROWD: usize = 1024;
@@ -38,7 +41,8 @@ pub struct EventLoop {
     /// The thread that runs the loop, as `threading.get_ident()` numbers it; 0 while none does.
     thread: AtomicU64,
     /// Handles from other threads.
-    pub inbox: Inbox<Py<PyAny>>,
+    #[cfg(Py_GIL_DISABLED)]
+    inbox: Inbox<Py<PyAny>>,
     /// Ends a wait from any thread; gone, and its fd with it, once the loop is closed.
     waker: Mutex<Option<Waker>>,
     pub state: Guarded<State>,
@@ -88,59 +92,104 @@ impl EventLoop {
     /// Queues an item behind all others.
     #[inline]
     pub fn push(&self, py: Python<'_>, item: Item) {
-        let asleep = self.state.with(py, |state| {
-            state.sched.push(item);
-            state.backend.is_none()
-        });
-        // Only another thread can find the loop asleep, and it should have used the thread-safe call. Be kind to it.
+        self.change(py, |state| state.sched.push(item));
+    }
+
+    /// Queues a handle that was made just now, behind all others. Says how many are queued.
+    #[inline]
+    pub fn push_new(&self, types: &HandleTypes, handle: &Bound<'_, PyAny>) -> usize {
+        self.take_note(types, handle, |state, handle| {
+            state.sched.push(Item::Handle(handle));
+            state.sched.ready_len()
+        })
+    }
+
+    /// Puts a handle that was made just now among the timers.
+    #[inline]
+    pub fn push_timer(&self, types: &HandleTypes, when: f64, handle: &Bound<'_, PyAny>) {
+        self.take_note(types, handle, |state, handle| state.sched.timers.push(when, handle));
+    }
+
+    #[inline]
+    fn take_note<R>(
+        &self,
+        types: &HandleTypes,
+        handle: &Bound<'_, PyAny>,
+        queue: impl FnOnce(&mut State, Py<PyAny>) -> R,
+    ) -> R {
+        let runs = self.runs();
+        if !runs {
+            handle::track(handle);
+        }
+        let ours = handle.clone().unbind();
+        self.change(handle.py(), |state| {
+            if runs {
+                state.fresh.note(types, &ours);
+            }
+            queue(state, ours)
+        })
+    }
+
+    /// Changes the state, and wakes the loop if it sleeps. Only another thread can find it asleep, and unless it uses the
+    /// thread-safe call it should not be here at all. Be kind to it.
+    #[inline]
+    fn change<R>(&self, py: Python<'_>, change: impl FnOnce(&mut State) -> R) -> R {
+        let (result, asleep) = self.state.with(py, |state| (change(state), state.must_be_woken()));
         if asleep {
             self.wake();
         }
+        result
     }
 
-    /// Queues a handle from any thread. Each thread's handles keep their order, whatever call they came by.
-    pub fn push_threadsafe(&self, py: Python<'_>, handle: Py<PyAny>) {
-        if self.runs_here() {
-            // The loop is awake: it is this very thread.
-            self.take_inbox(py);
-            self.push(py, Item::Handle(handle));
-            return;
+    /// Queues a handle that was made just now in any thread. Each thread's handles keep their order, whatever call they
+    /// came by.
+    #[cfg(not(Py_GIL_DISABLED))]
+    #[inline]
+    pub fn push_threadsafe(&self, types: &HandleTypes, handle: &Bound<'_, PyAny>) {
+        // Whoever calls holds the GIL, which guards the queue.
+        let waiting = self.push_new(types, handle);
+        if waiting.is_multiple_of(CROWD) && !self.runs_here() {
+            // A thread that only schedules should let go of the GIL now and then, or the loop falls ever further behind.
+            handle.py().detach(std::thread::yield_now);
         }
-        if !self.runs() {
+    }
+
+    /// As above: without a GIL, threads other than the loop's own leave handles in the inbox.
+    #[cfg(Py_GIL_DISABLED)]
+    pub fn push_threadsafe(&self, types: &HandleTypes, handle: &Bound<'_, PyAny>) {
+        let py = handle.py();
+        if self.runs_here() || !self.runs() {
             self.take_inbox(py);
-            self.push(py, Item::Handle(handle));
+            self.push_new(types, handle);
+            // It may run by now.
             self.wake();
             return;
         }
-        let waiting = self.inbox.push(handle);
+        let waiting = self.inbox.push(handle.clone().unbind());
         self.wake();
         if waiting.is_multiple_of(CROWD) {
-            // Waking an awake loop makes no system call, so a thread that only schedules would never let go of the GIL,
-            // and the loop would fall ever further behind.
             py.detach(std::thread::yield_now);
-        }
-    }
-
-    /// Puts a handle among the timers.
-    pub fn push_timer(&self, py: Python<'_>, when: f64, handle: Py<PyAny>) {
-        let asleep = self.state.with(py, |state| {
-            state.sched.timers.push(when, Item::Handle(handle));
-            state.backend.is_none()
-        });
-        if asleep {
-            self.wake();
         }
     }
 
     /// Has the loop flush this transport when the running callback returns.
     pub fn mark_dirty(&self, py: Python<'_>, transport: Py<PyAny>) {
-        let asleep = self.state.with(py, |state| {
-            state.dirty.push(transport);
-            state.backend.is_none()
-        });
-        if asleep {
-            self.wake();
+        self.change(py, |state| state.dirty.push(transport));
+    }
+
+    /// An empty context for a callback to run in.
+    #[inline]
+    pub fn spare_context<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self.state.with(py, |state| state.spare_context.take()) {
+            Some(context) => Ok(context.into_bound(py)),
+            None => context::new(py),
         }
+    }
+
+    /// Keeps a context for the next callback, of which nobody but the caller knows and in which nothing is set.
+    #[inline]
+    pub fn keep_spare_context(&self, py: Python<'_>, context: Bound<'_, PyAny>) {
+        let _old = self.state.with(py, |state| state.spare_context.replace(context.unbind()));
     }
 
     /// Whether tasks are made by a factory of the user's.
@@ -160,13 +209,15 @@ impl EventLoop {
         args: Bound<'py, PyTuple>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = this.py();
-        let callback = Callback { function, args, context: call::copy_context(py)? };
-        let handle = new_handle(HandleTypes::get(py)?, this, callback)?;
-        this.get().push(py, Item::Handle(handle.clone().unbind()));
+        let types = HandleTypes::get(py)?;
+        let callback = Callback { function: function.as_borrowed(), args: Positional::of(&args), context: None };
+        let handle = new_handle(types, this, &callback)?;
+        this.get().push_new(types, &handle);
         Ok(handle)
     }
 
     /// Takes the handles that other threads have left into the ready queue.
+    #[cfg(Py_GIL_DISABLED)]
     pub fn take_inbox(&self, py: Python<'_>) {
         if !self.inbox.is_filled() {
             return;
@@ -175,6 +226,11 @@ impl EventLoop {
         self.inbox.swap(&mut handles);
         self.state.with(py, |state| handles.drain(..).for_each(|handle| state.sched.push(Item::Handle(handle))));
     }
+
+    /// With a GIL there is no inbox: other threads put their handles into the ready queue.
+    #[cfg(not(Py_GIL_DISABLED))]
+    #[inline]
+    pub fn take_inbox(&self, _py: Python<'_>) {}
 }
 
 #[pymethods]
@@ -195,6 +251,7 @@ impl EventLoop {
             debug: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             thread: AtomicU64::new(0),
+            #[cfg(Py_GIL_DISABLED)]
             inbox: Inbox::default(),
             waker: Mutex::new(None),
             state: Guarded::new(State::default()),
@@ -449,10 +506,14 @@ impl EventLoop {
             if let Some(backend) = state.backend.as_mut() {
                 streams.into_iter().for_each(|token| backend.forget(token));
             }
-            (state.backend.take(), (state.sched.take_all(), sources, std::mem::take(&mut state.dirty)))
+            (state.backend.take(), (state.take_queued(), sources, std::mem::take(&mut state.dirty)))
         });
-        let mut late = Vec::new();
-        self.inbox.swap(&mut late);
+        #[cfg(Py_GIL_DISABLED)]
+        let _late = {
+            let mut late = Vec::new();
+            self.inbox.swap(&mut late);
+            late
+        };
         drop(self.waker.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(mut backend) = backend {
             // The bytes in flight are part of the garbage: the kernel must be done with them first.
@@ -475,6 +536,7 @@ impl EventLoop {
                 result = visit.call(object);
             }
         };
+        #[cfg(Py_GIL_DISABLED)]
         self.inbox.try_for_each(&mut each);
         self.state.try_with(|state| state.each_object(&mut each));
         result
@@ -482,7 +544,7 @@ impl EventLoop {
 
     fn __clear__(&self) {
         let garbage = self.state.try_with(|state| {
-            (state.sched.take_all(), std::mem::take(&mut state.sources), std::mem::take(&mut state.dirty))
+            (state.take_queued(), std::mem::take(&mut state.sources), std::mem::take(&mut state.dirty))
         });
         drop(garbage);
     }

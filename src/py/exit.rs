@@ -5,10 +5,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use zloop_backends::Backend;
 
+use super::errors;
 use super::event_loop::EventLoop;
-use super::handle::{Callback, HandleTypes, new_handle};
+use super::handle::new_watcher;
 use super::state::Source;
-use super::{call, errors};
 
 /// Calls `function(*args)` once, when the child has ended and waits to be reaped.
 ///
@@ -23,8 +23,7 @@ pub fn watch<'py>(
     let py = this.py();
     let core = this.get();
     core.check_open()?;
-    let callback = Callback { function, args, context: call::copy_context(py)? };
-    let handle = new_handle(HandleTypes::get(py)?, this, callback)?;
+    let handle = new_watcher(this, &function, &args)?;
     let told = core.state.with(py, |state| {
         let token = state.sources.insert(Source::Exit(handle.clone().unbind()));
         let told = state.backend().and_then(|backend| backend.watch_exit(pid, token));

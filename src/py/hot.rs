@@ -7,24 +7,27 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyDict, PyFloat, PyString, PyTuple, PyType};
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString, PyTuple, PyType};
 
-use super::call;
 use super::event_loop::EventLoop;
 use super::handle::{Callback, HandleTypes, new_handle, new_shared_handle, new_timer};
 use super::native::{Args, Method, method};
-use super::state::Item;
 use crate::sched::monotonic;
 
 static METHODS: [Method; 8] = [
-    method!(c"call_soon", call_soon, c"Call callback(*args) as soon as possible, after what is ready already."),
-    method!(c"call_soon_threadsafe", call_soon_threadsafe, c"Like call_soon(), from any thread."),
-    method!(c"call_later", call_later, c"Call callback(*args) after delay seconds."),
-    method!(c"call_at", call_at, c"Call callback(*args) at a time of loop.time()."),
-    method!(c"time", fn() time, c"The loop's clock in seconds, the same as time.monotonic()."),
-    method!(c"get_debug", fn() get_debug, c"Whether debug mode is on."),
-    method!(c"create_future", fn() create_future, c"A new asyncio.Future of this loop."),
-    method!(c"create_task", create_task, c"Schedule a coroutine as an asyncio.Task of this loop."),
+    method!(
+        c"call_soon",
+        EventLoop,
+        call_soon,
+        c"Call callback(*args) as soon as possible, after what is ready already."
+    ),
+    method!(c"call_soon_threadsafe", EventLoop, call_soon_threadsafe, c"Like call_soon(), from any thread."),
+    method!(c"call_later", EventLoop, call_later, c"Call callback(*args) after delay seconds."),
+    method!(c"call_at", EventLoop, call_at, c"Call callback(*args) at a time of loop.time()."),
+    method!(c"time", EventLoop, fn() time, c"The loop's clock in seconds, the same as time.monotonic()."),
+    method!(c"get_debug", EventLoop, fn() get_debug, c"Whether debug mode is on."),
+    method!(c"create_future", EventLoop, fn() create_future, c"A new asyncio.Future of this loop."),
+    method!(c"create_task", EventLoop, create_task, c"Schedule a coroutine as an asyncio.Task of this loop."),
 ];
 
 /// Adds the methods to the finished class.
@@ -32,62 +35,62 @@ pub fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
     METHODS.iter().try_for_each(|method| method.install(class))
 }
 
-fn call_soon<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
-    let this = slf.cast::<EventLoop>()?;
+fn call_soon<'py>(this: &Bound<'py, EventLoop>, args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
     let core = this.get();
     core.check_open()?;
     let callback = callback(args, "call_soon", &["callback"])?;
     if core.is_debug() {
         check(this, &callback, "call_soon", true)?;
     }
-    let handle = new_handle(HandleTypes::get(slf.py())?, this, callback)?;
-    core.push(slf.py(), Item::Handle(handle.clone().unbind()));
+    let types = HandleTypes::get(this.py())?;
+    let handle = new_handle(types, this, &callback)?;
+    core.push_new(types, &handle);
     Ok(handle)
 }
 
-fn call_soon_threadsafe<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
-    let this = slf.cast::<EventLoop>()?;
+fn call_soon_threadsafe<'py>(this: &Bound<'py, EventLoop>, args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
     let core = this.get();
     core.check_open()?;
     let callback = callback(args, "call_soon_threadsafe", &["callback"])?;
     if core.is_debug() {
         check(this, &callback, "call_soon_threadsafe", false)?;
     }
-    let py = slf.py();
-    let handle = new_shared_handle(HandleTypes::get(py)?, this, callback)?;
-    core.push_threadsafe(py, handle.clone().unbind());
+    let types = HandleTypes::get(this.py())?;
+    let handle = new_shared_handle(types, this, &callback)?;
+    core.push_threadsafe(types, &handle);
     Ok(handle)
 }
 
-fn call_later<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
-    let this = slf.cast::<EventLoop>()?;
-    let py = slf.py();
+fn call_later<'py>(this: &Bound<'py, EventLoop>, args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+    let py = this.py();
     let delay = args.named(0, "delay").ok_or_else(|| missing("call_later", "delay"))?;
-    if delay.is_none() {
-        return Err(PyTypeError::new_err("delay must not be None"));
-    }
-    let when = PyFloat::new(py, EventLoop::now(this)?);
+    let now = EventLoop::now(this)?;
+    // What can be added to a float, as the interpreter adds it.
     let when = match delay.cast_exact::<PyFloat>() {
-        Ok(delay) => PyFloat::new(py, when.value() + delay.value()).into_any(),
-        // Anything that can be added to a float, and the interpreter's error for what cannot.
-        Err(_) => when.add(delay)?,
+        Ok(delay) => now + delay.value(),
+        Err(_) if delay.is_exact_instance_of::<PyInt>() => now + delay.extract::<f64>()?,
+        Err(_) if delay.is_none() => return Err(PyTypeError::new_err("delay must not be None")),
+        Err(_) => return schedule(this, PyFloat::new(py, now).add(delay)?, None, args, "call_later", &AFTER),
     };
-    schedule(this, when, args, "call_later", &["delay", "callback"])
+    schedule(this, PyFloat::new(py, when).into_any(), Some(when), args, "call_later", &AFTER)
 }
 
-fn call_at<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
-    let this = slf.cast::<EventLoop>()?;
+const AFTER: [&str; 2] = ["delay", "callback"];
+
+fn call_at<'py>(this: &Bound<'py, EventLoop>, args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
     let when = args.named(0, "when").ok_or_else(|| missing("call_at", "when"))?;
     if when.is_none() {
         return Err(PyTypeError::new_err("when cannot be None"));
     }
-    schedule(this, when.to_owned(), args, "call_at", &["when", "callback"])
+    schedule(this, when.to_owned(), None, args, "call_at", &["when", "callback"])
 }
 
 /// Puts a timer into the heap. `when` is kept as the caller gave it; the heap's key is its value as a float.
+#[inline]
 fn schedule<'py>(
     this: &Bound<'py, EventLoop>,
     when: Bound<'py, PyAny>,
+    key: Option<f64>,
     args: Args<'_, 'py>,
     method: &str,
     names: &[&str],
@@ -98,31 +101,30 @@ fn schedule<'py>(
     if core.is_debug() {
         check(this, &callback, "call_at", true)?;
     }
-    let key: f64 = when.extract()?;
-    let handle = new_timer(HandleTypes::get(this.py())?, this, when, callback)?;
-    core.push_timer(this.py(), key, handle.clone().unbind());
+    let key = key.map_or_else(|| when.extract(), Ok)?;
+    let types = HandleTypes::get(this.py())?;
+    let handle = new_timer(types, this, when, &callback)?;
+    core.push_timer(types, key, &handle);
     Ok(handle)
 }
 
-fn time<'py>(slf: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    Ok(PyFloat::new(slf.py(), monotonic()).into_any())
+fn time<'py>(this: &Bound<'py, EventLoop>) -> PyResult<Bound<'py, PyAny>> {
+    Ok(PyFloat::new(this.py(), monotonic()).into_any())
 }
 
-fn get_debug<'py>(slf: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    let debug = slf.cast::<EventLoop>()?.get().is_debug();
-    Ok(PyBool::new(slf.py(), debug).to_owned().into_any())
+fn get_debug<'py>(this: &Bound<'py, EventLoop>) -> PyResult<Bound<'py, PyAny>> {
+    Ok(PyBool::new(this.py(), this.get().is_debug()).to_owned().into_any())
 }
 
-fn create_future<'py>(slf: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    let py = slf.py();
+fn create_future<'py>(this: &Bound<'py, EventLoop>) -> PyResult<Bound<'py, PyAny>> {
+    let py = this.py();
     let options = PyDict::new(py);
-    options.set_item(intern!(py, "loop"), slf)?;
+    options.set_item(intern!(py, "loop"), this)?;
     class(py, &FUTURES, "asyncio.futures", intern!(py, "Future"))?.call((), Some(&options))
 }
 
-fn create_task<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
-    let this = slf.cast::<EventLoop>()?;
-    let py = slf.py();
+fn create_task<'py>(this: &Bound<'py, EventLoop>, args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+    let py = this.py();
     this.get().check_open()?;
     let options = PyDict::new(py);
     for (name, value) in args.keywords() {
@@ -131,11 +133,12 @@ fn create_task<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> PyResult<Bo
     // Factories and options differ from version to version: that is CPython's to know.
     if args.len() != 1 || args.has_keywords() || this.get().has_task_factory(py) || this.get().is_debug() {
         let base = class(py, &BASE_EVENTS, "asyncio.base_events", intern!(py, "BaseEventLoop"))?;
-        let arguments: Vec<_> = std::iter::once(slf.clone()).chain(args.tuple_from(0)?).collect();
+        let given = args.positional_from(0).tuple()?;
+        let arguments: Vec<_> = std::iter::once(this.clone().into_any()).chain(given).collect();
         let arguments = PyTuple::new(py, arguments)?;
         return base.getattr(intern!(py, "create_task"))?.call(arguments, Some(&options));
     }
-    options.set_item(intern!(py, "loop"), slf)?;
+    options.set_item(intern!(py, "loop"), this)?;
     class(py, &TASKS, "asyncio.tasks", intern!(py, "Task"))?.call((args.get(0),), Some(&options))
 }
 
@@ -157,14 +160,29 @@ fn class<'py>(
 
 /// The callback among the arguments of `method`: the last of `names`, then its own arguments, and `context=`.
 #[inline]
-fn callback<'py>(args: Args<'_, 'py>, method: &str, names: &[&str]) -> PyResult<Callback<'py>> {
+fn callback<'a, 'py>(args: Args<'a, 'py>, method: &str, names: &[&str]) -> PyResult<Callback<'a, 'py>> {
+    let py = args.py();
+    let context = if args.has_keywords() { args.only_keyword(intern!(py, "context")) } else { None };
+    match args.get(names.len() - 1) {
+        Some(function) if context.is_some() || !args.has_keywords() => Ok(Callback {
+            function,
+            args: args.positional_from(names.len()),
+            context: context.filter(|context| !context.is_none()),
+        }),
+        _ => callback_by_name(args, method, names),
+    }
+}
+
+/// The same for arguments that may have any names.
+#[cold]
+fn callback_by_name<'a, 'py>(args: Args<'a, 'py>, method: &str, names: &[&str]) -> PyResult<Callback<'a, 'py>> {
     let position = names.len() - 1;
-    let mut function = args.get(position).map(|function| function.to_owned());
+    let mut function = args.get(position);
     let mut context = None;
     for (name, value) in args.keywords() {
         match name.extract::<&str>()? {
-            "context" => context = Some(value.to_owned()).filter(|context| !context.is_none()),
-            "callback" if function.is_none() => function = Some(value.to_owned()),
+            "context" => context = Some(value).filter(|context| !context.is_none()),
+            "callback" if function.is_none() => function = Some(value),
             name if names[..position].contains(&name) && args.len() == 0 => {}
             name => {
                 let text = format!("{method}() got an unexpected keyword argument '{name}'");
@@ -172,11 +190,8 @@ fn callback<'py>(args: Args<'_, 'py>, method: &str, names: &[&str]) -> PyResult<
             }
         }
     }
-    Ok(Callback {
-        function: function.ok_or_else(|| missing(method, "callback"))?,
-        args: args.tuple_from(names.len())?,
-        context: context.map_or_else(|| call::copy_context(args.py()), Ok)?,
-    })
+    let function = function.ok_or_else(|| missing(method, "callback"))?;
+    Ok(Callback { function, args: args.positional_from(names.len()), context })
 }
 
 #[cold]
@@ -186,7 +201,7 @@ fn missing(method: &str, name: &str) -> PyErr {
 
 /// Debug mode's checks, which are asyncio's own methods.
 #[cold]
-fn check(this: &Bound<'_, EventLoop>, callback: &Callback<'_>, method: &str, thread: bool) -> PyResult<()> {
+fn check(this: &Bound<'_, EventLoop>, callback: &Callback<'_, '_>, method: &str, thread: bool) -> PyResult<()> {
     if thread {
         this.call_method0("_check_thread")?;
     }

@@ -6,7 +6,8 @@
 //! | `hot.rs` | `call_soon` and what else programs call millions of times |
 //! | `run.rs`, `debug.rs` | the run cycle; its slow twin in debug mode |
 //! | `state.rs` | what a loop owns |
-//! | `handle.rs` | `Handle`, `TimerHandle` |
+//! | `handle/` | `Handle`, `TimerHandle` |
+//! | `context.rs` | contexts: copied, entered, and made only if there is something in them |
 //! | `watch.rs` | `add_reader` and its family |
 //! | `accept.rs` | from a listening socket to transports |
 //! | `sock/` | `sock_recv` and its family |
@@ -22,6 +23,7 @@ mod accept;
 mod address;
 mod call;
 mod cell;
+mod context;
 mod datagram;
 mod debug;
 mod errors;

@@ -5,6 +5,7 @@
 
 use std::ffi::CStr;
 
+use pyo3::PyTypeInfo;
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::impl_::trampoline::{MethodDef, fastcall_cfunction_with_keywords, noargs};
@@ -12,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
 /// Where a type keeps one of its `__slots__`: an offset into each of its instances.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot(usize);
 
 impl Slot {
@@ -27,6 +28,12 @@ impl Slot {
         // SAFETY: its type was checked, so this is its layout, and its definition lives as long as the class.
         let offset = unsafe { (*(*member).d_member).offset };
         Ok(Self(usize::try_from(offset)?))
+    }
+
+    /// The slot that lies `count` places behind this one.
+    #[inline]
+    pub fn after(self, count: usize) -> Self {
+        Self(self.0 + count * size_of::<*mut ffi::PyObject>())
     }
 
     /// The object in the slot.
@@ -66,6 +73,19 @@ impl Slot {
         }
     }
 
+    /// Empties the slot and returns what was in it.
+    ///
+    /// # Safety
+    /// As for [`get`](Slot::get), and no other thread uses the slot.
+    #[inline]
+    pub unsafe fn take<'py>(self, owner: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+        // SAFETY: the caller vouches for the place; we take over the slot's reference.
+        unsafe {
+            let old = self.place(owner.as_ptr()).replace(std::ptr::null_mut());
+            Bound::from_owned_ptr_or_opt(owner.py(), old)
+        }
+    }
+
     /// Puts the first object into the slot of a new instance.
     ///
     /// # Safety
@@ -86,8 +106,22 @@ impl Slot {
         unsafe { ffi::Py_XDECREF(self.place(owner).replace(std::ptr::null_mut())) }
     }
 
+    /// The object in the slot, without a reference of its own.
+    ///
+    /// # Safety
+    /// As for [`get`](Slot::get), and the slot keeps it for as long as the result is used.
     #[inline]
-    unsafe fn place(self, owner: *mut ffi::PyObject) -> *mut *mut ffi::PyObject {
+    pub unsafe fn peek<'a>(self, owner: *mut ffi::PyObject) -> Option<&'a Py<PyAny>> {
+        // SAFETY: the caller vouches for the place; a `Py` is a pointer to an object, and NULL is its None.
+        unsafe { (*self.place(owner).cast::<Option<Py<PyAny>>>().cast_const()).as_ref() }
+    }
+
+    /// Where the slot is.
+    ///
+    /// # Safety
+    /// As for [`get`](Slot::get).
+    #[inline]
+    pub unsafe fn place(self, owner: *mut ffi::PyObject) -> *mut *mut ffi::PyObject {
         // SAFETY: the caller vouches that the offset lies inside the object.
         unsafe { owner.byte_add(self.0).cast() }
     }
@@ -144,10 +178,14 @@ pub fn set_attribute(
 }
 
 /// The signature that [`method!`] wants: `self`, then what was passed.
-pub type Body = for<'a, 'py> fn(&'a Bound<'py, PyAny>, Args<'a, 'py>) -> PyResult<Bound<'py, PyAny>>;
+pub type Body<T> = for<'a, 'py> fn(&'a Bound<'py, T>, Args<'a, 'py>) -> PyResult<Bound<'py, PyAny>>;
 
 /// One method of a native type.
-pub struct Method(ffi::PyMethodDef);
+pub struct Method {
+    definition: ffi::PyMethodDef,
+    /// Whether the instances of a class are what the method takes for `self`.
+    fits: fn(&Bound<'_, PyType>) -> PyResult<bool>,
+}
 
 // SAFETY: a method definition is constant data: two strings and a function pointer.
 unsafe impl Sync for Method {}
@@ -156,31 +194,36 @@ impl Method {
     /// For [`method!`] only.
     pub const fn of<N: Native>(name: &'static CStr, doc: &'static CStr) -> Self {
         let function = fastcall_cfunction_with_keywords::<Entry<N>>;
-        Self(ffi::PyMethodDef {
+        let definition = ffi::PyMethodDef {
             ml_name: name.as_ptr(),
             ml_meth: ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: function },
             ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
             ml_doc: doc.as_ptr(),
-        })
+        };
+        Self { definition, fits: |class| class.is_subclass_of::<N::Owner>() }
     }
 
     /// For [`method!`] only.
     pub const fn of_noargs<N: NativeNoArgs>(name: &'static CStr, doc: &'static CStr) -> Self {
-        Self(ffi::PyMethodDef {
+        let definition = ffi::PyMethodDef {
             ml_name: name.as_ptr(),
             ml_meth: ffi::PyMethodDefPointer { PyCFunction: noargs::<Entry<N>> },
             ml_flags: ffi::METH_NOARGS,
             ml_doc: doc.as_ptr(),
-        })
+        };
+        Self { definition, fits: |class| class.is_subclass_of::<N::Owner>() }
     }
 
     /// The method as an attribute for `class`; it refuses objects of other types.
     pub fn bind<'py>(&'static self, class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
+        if !(self.fits)(class)? {
+            return Err(PyTypeError::new_err("the method is for another class"));
+        }
         // SAFETY: the definition is static and never written to, whatever the C signature says.
         unsafe {
             Bound::from_owned_ptr_or_err(
                 class.py(),
-                ffi::PyDescr_NewMethod(class.as_type_ptr(), (&raw const self.0).cast_mut()),
+                ffi::PyDescr_NewMethod(class.as_type_ptr(), (&raw const self.definition).cast_mut()),
             )
         }
     }
@@ -188,22 +231,24 @@ impl Method {
     /// Adds the method to `class`.
     pub fn install(&'static self, class: &Bound<'_, PyType>) -> PyResult<()> {
         // SAFETY: `method!` wrote a C string literal there.
-        let name = unsafe { CStr::from_ptr(self.0.ml_name) };
+        let name = unsafe { CStr::from_ptr(self.definition.ml_name) };
         class.setattr(name.to_str().expect("names are ASCII"), self.bind(class)?)
     }
 }
 
 /// The same for methods that take nothing.
-pub type BodyNoArgs = for<'a, 'py> fn(&'a Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>>;
+pub type BodyNoArgs<T> = for<'a, 'py> fn(&'a Bound<'py, T>) -> PyResult<Bound<'py, PyAny>>;
 
 /// A [`Body`] as a type, so that each method has a C function of its own.
 pub trait Native {
-    const BODY: Body;
+    type Owner: PyTypeInfo;
+    const BODY: Body<Self::Owner>;
 }
 
 /// A [`BodyNoArgs`] as a type.
 pub trait NativeNoArgs {
-    const BODY: BodyNoArgs;
+    type Owner: PyTypeInfo;
+    const BODY: BodyNoArgs<Self::Owner>;
 }
 
 /// Joins a [`Native`] to PyO3's trampoline, which turns panics and errors into exceptions.
@@ -220,8 +265,10 @@ unsafe fn enter<N: Native>(
     nargs: ffi::Py_ssize_t,
     kwnames: *mut ffi::PyObject,
 ) -> PyResult<*mut ffi::PyObject> {
-    // SAFETY: the interpreter passes a live `self`, and `nargs` plus the length of `kwnames` live arguments.
-    let (slf, args) = unsafe { (Borrowed::from_ptr(py, slf), Args::from_raw(py, args, nargs as usize, kwnames)) };
+    // SAFETY: the interpreter passes a live `self` of the class that the method was bound to, or of one derived from it,
+    // and `nargs` plus the length of `kwnames` live arguments.
+    let (slf, args) =
+        unsafe { (Borrowed::from_ptr(py, slf).cast_unchecked(), Args::from_raw(py, args, nargs as usize, kwnames)) };
     (N::BODY)(&slf, args).map(Bound::into_ptr)
 }
 
@@ -230,25 +277,34 @@ impl<N: NativeNoArgs> MethodDef<noargs::Func> for Entry<N> {
 }
 
 unsafe fn enter_noargs<N: NativeNoArgs>(py: Python<'_>, slf: *mut ffi::PyObject) -> PyResult<*mut ffi::PyObject> {
-    // SAFETY: the interpreter passes a live `self`.
-    let slf = unsafe { Borrowed::from_ptr(py, slf) };
+    // SAFETY: the interpreter passes a live `self` of the class that the method was bound to, or of one derived from it.
+    let slf = unsafe { Borrowed::from_ptr(py, slf).cast_unchecked() };
     (N::BODY)(&slf).map(Bound::into_ptr)
 }
 
 /// `method!(c"name", body, c"doc")`: a method that gets its arguments as the interpreter holds them. `body` is a
-/// [`Body`], or with `fn() body` a [`BodyNoArgs`].
+/// [`Body`], or with `fn() body` a [`BodyNoArgs`]. With a class before the body it takes a `Bound<Class>` for `self`,
+/// without looking at its type again.
 macro_rules! method {
-    ($name:literal, fn() $body:path, $doc:literal) => {{
+    ($name:literal, fn() $body:path, $doc:literal) => {
+        $crate::py::native::method!($name, pyo3::PyAny, fn() $body, $doc)
+    };
+    ($name:literal, $owner:ty, fn() $body:path, $doc:literal) => {{
         struct This;
         impl $crate::py::native::NativeNoArgs for This {
-            const BODY: $crate::py::native::BodyNoArgs = $body;
+            type Owner = $owner;
+            const BODY: $crate::py::native::BodyNoArgs<$owner> = $body;
         }
         $crate::py::native::Method::of_noargs::<This>($name, $doc)
     }};
-    ($name:literal, $body:path, $doc:literal) => {{
+    ($name:literal, $body:path, $doc:literal) => {
+        $crate::py::native::method!($name, pyo3::PyAny, $body, $doc)
+    };
+    ($name:literal, $owner:ty, $body:path, $doc:literal) => {{
         struct This;
         impl $crate::py::native::Native for This {
-            const BODY: $crate::py::native::Body = $body;
+            type Owner = $owner;
+            const BODY: $crate::py::native::Body<$owner> = $body;
         }
         $crate::py::native::Method::of::<This>($name, $doc)
     }};
@@ -328,12 +384,23 @@ impl<'a, 'py> Args<'a, 'py> {
         })
     }
 
-    /// The positional ones from `start` on, as a tuple.
+    /// The positional ones from `start` on.
     #[inline]
-    pub fn tuple_from(self, start: usize) -> PyResult<Bound<'py, PyTuple>> {
-        let rest = self.positional.get(start..).unwrap_or_default();
-        // SAFETY: live for the length of the call.
-        PyTuple::new(self.py, rest.iter().map(|object| unsafe { Borrowed::<PyAny>::from_ptr(self.py, *object) }))
+    pub fn positional_from(self, start: usize) -> Positional<'a, 'py> {
+        Positional { py: self.py, objects: self.positional.get(start..).unwrap_or_default() }
+    }
+
+    /// The value of the one keyword argument, if there is just one and it has this name. Knows the name by its identity
+    /// alone: names in programs are interned, and for others there is [`keywords`](Args::keywords).
+    #[inline]
+    pub fn only_keyword(self, name: &Bound<'py, PyString>) -> Option<Borrowed<'a, 'py, PyAny>> {
+        let &[value] = self.keyword else { return None };
+        // SAFETY: `from_raw` was told that it is a tuple with a name for each keyword argument; the value lives as long as
+        // the call.
+        unsafe {
+            let given = ffi::PyTuple_GET_ITEM(self.names?.as_ptr(), 0);
+            (given == name.as_ptr()).then(|| Borrowed::from_ptr(self.py, value))
+        }
     }
 
     /// Calls `function(first, *args, **kwargs)` with them.
@@ -350,5 +417,52 @@ impl<'a, 'py> Args<'a, 'py> {
         self.get(index).or_else(|| {
             self.keywords().find(|(key, _)| key.extract::<&str>().is_ok_and(|key| key == name)).map(|(_, value)| value)
         })
+    }
+}
+
+/// Some arguments, as somebody else holds them.
+#[derive(Clone, Copy)]
+pub struct Positional<'a, 'py> {
+    py: Python<'py>,
+    objects: &'a [*mut ffi::PyObject],
+}
+
+impl<'a, 'py> Positional<'a, 'py> {
+    /// The items of a tuple.
+    #[inline]
+    pub fn of(tuple: &'a Bound<'py, PyTuple>) -> Self {
+        // SAFETY: the items of a live tuple lie in a row.
+        let objects = unsafe {
+            let items = (*tuple.as_ptr().cast::<ffi::PyTupleObject>()).ob_item.as_ptr();
+            std::slice::from_raw_parts(items, tuple.len())
+        };
+        Self { py: tuple.py(), objects }
+    }
+
+    /// How many there are.
+    #[inline]
+    pub fn len(self) -> usize {
+        self.objects.len()
+    }
+
+    /// The same as a tuple.
+    pub fn tuple(self) -> PyResult<Bound<'py, PyTuple>> {
+        // SAFETY: live for as long as `'a`.
+        PyTuple::new(
+            self.py,
+            self.objects.iter().map(|object| unsafe { Borrowed::<PyAny>::from_ptr(self.py, *object) }),
+        )
+    }
+
+    /// Puts them into a new object's slots from `first` on.
+    ///
+    /// # Safety
+    /// As for [`Slot::fill`], for as many slots in a row as there are arguments.
+    #[inline]
+    pub unsafe fn fill(self, first: Slot, owner: &Bound<'py, PyAny>) {
+        for (index, object) in self.objects.iter().enumerate() {
+            // SAFETY: the caller's promise; the objects live, and the slots get references of their own.
+            unsafe { first.after(index).fill(owner, Bound::from_borrowed_ptr(self.py, *object)) };
+        }
     }
 }

@@ -32,6 +32,7 @@ pub fn forever(this: &Bound<'_, EventLoop>) -> PyResult<()> {
     let result = turn.repeat();
     // What was written must not wait for the next run.
     let flushed = stream::flush_dirty(this).and_then(|()| turn.hand_over());
+    this.get().state.with(py, |state| state.fresh.settle(turn.types));
     result.and(flushed)
 }
 
@@ -75,6 +76,7 @@ impl Turn<'_, '_> {
         stream::flush_dirty(self.this)?;
         core.take_inbox(py);
         let (garbage, ready) = core.state.with(py, |state| {
+            state.fresh.settle(self.types);
             let garbage = drop_cancelled(self.types, state);
             let ready = state.sched.ready_len() > 0 && !core.is_stopping();
             // Sends that the backend holds leave with the next poll.
@@ -96,6 +98,7 @@ impl Turn<'_, '_> {
         let now = EventLoop::now(self.this)?;
         let (wait, backend) = core.state.with(py, |state| {
             let wait = state.sched.wait(|| now, core.is_stopping());
+            state.called = false;
             (wait, state.backend.take())
         });
         let mut backend = backend.expect("only this thread takes it, and it puts it back");
@@ -123,11 +126,7 @@ impl Turn<'_, '_> {
         };
         Ok(core.state.with(py, |state| {
             if let Some(now) = now {
-                state.sched.queue_due(now, TICK, |item| {
-                    if let Item::Handle(handle) = item {
-                        handle::unschedule(self.types, handle.bind(py));
-                    }
-                });
+                state.sched.queue_due(now, TICK, |handle| handle::unschedule(self.types, handle.bind(py)));
             }
             let batch = state.sched.ready_len();
             if let Some(backend) = state.backend.as_mut().filter(|_| batch > 1) {
@@ -140,7 +139,10 @@ impl Turn<'_, '_> {
     fn run(&self, batch: usize) -> PyResult<()> {
         let (py, core) = (self.this.py(), self.this.get());
         for _ in 0..batch {
-            let (item, written) = core.state.with(py, |state| (state.sched.pop(), !state.dirty.is_empty()));
+            let (item, written) = core.state.with(py, |state| {
+                state.fresh.settle(self.types);
+                (state.sched.pop(), !state.dirty.is_empty())
+            });
             if written {
                 stream::flush_dirty(self.this)?;
             }
@@ -176,12 +178,12 @@ fn on_ready(this: &Bound<'_, EventLoop>, token: Token, interest: Interest) -> Py
 }
 
 /// Takes cancelled timers out, so that none wakes the loop and a majority of them does not fill memory.
-fn drop_cancelled(types: &HandleTypes, state: &mut State) -> Vec<Item> {
+fn drop_cancelled(types: &HandleTypes, state: &mut State) -> Vec<Py<PyAny>> {
     let timers = &mut state.sched.timers;
     if !timers.has_cancelled() {
         return Vec::new();
     }
-    let cancelled = |item: &Item| matches!(item, Item::Handle(handle) if handle::is_cancelled(types, handle));
+    let cancelled = |handle: &Py<PyAny>| handle::is_cancelled(types, handle);
     let mut garbage = timers.compact(cancelled);
     while let Some(item) = timers.pop_head_if(cancelled) {
         garbage.push(item);

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use zloop_backends::{AnyBackend, Backend, Event, Interest, Slots, Token, What};
 
+use super::handle::Fresh;
 use crate::io::{ReadSize, WriteQueue};
 use crate::sched::{Scheduler, Slice};
 
@@ -24,6 +25,12 @@ pub enum Item {
     Ready(Token, Interest),
     /// A send that was in flight has ended: bytes or a negative errno.
     Sent(Token, i32),
+}
+
+impl From<Py<PyAny>> for Item {
+    fn from(handle: Py<PyAny>) -> Self {
+        Self::Handle(handle)
+    }
 }
 
 /// What a token stands for.
@@ -93,10 +100,15 @@ pub fn recycle_large_blocks() {
 /// Everything of a loop that only its own thread should touch.
 #[derive(Default)]
 pub struct State {
-    pub sched: Scheduler<Item>,
+    pub sched: Scheduler<Item, Py<PyAny>>,
+    pub fresh: Fresh,
+    /// A context in which nothing is set, for the next callback that needs one.
+    pub spare_context: Option<Py<PyAny>>,
     pub slice: Slice,
     /// Absent while a thread waits in it, and after the loop was closed.
     pub backend: Option<Box<AnyBackend>>,
+    /// Somebody has ended the wait that is going on.
+    pub called: bool,
     pub sources: Slots<Source>,
     /// Who owns an fd: its watch or its stream transport.
     pub fds: HashMap<RawFd, Token>,
@@ -117,6 +129,19 @@ impl State {
         self.backend.as_deref_mut().ok_or_else(|| {
             io::Error::other("Non-thread-safe operation invoked on an event loop other than the current one")
         })
+    }
+
+    /// Whether a change must end a wait that is going on: true for the first one alone.
+    #[inline]
+    pub fn must_be_woken(&mut self) -> bool {
+        self.backend.is_none() && !std::mem::replace(&mut self.called, true)
+    }
+
+    /// Empties all queues; the caller drops what was in them where that is safe.
+    #[must_use]
+    pub fn take_queued(&mut self) -> Vec<Item> {
+        self.fresh = Fresh::default();
+        self.sched.take_all()
     }
 
     /// The buffer that all small reads of the loop share.
@@ -159,11 +184,12 @@ impl State {
 
     /// All objects in here, for the garbage collector.
     pub fn each_object(&self, mut visit: impl FnMut(&Py<PyAny>)) {
-        for item in self.sched.iter() {
+        for item in self.sched.ready() {
             if let Item::Handle(handle) = item {
-                visit(handle);
+                super::handle::visit(handle, &mut visit);
             }
         }
+        self.sched.timers.iter().for_each(|handle| super::handle::visit(handle, &mut visit));
         for (_, source) in self.sources.iter() {
             match source {
                 Source::Watch(watch) => {
@@ -174,6 +200,6 @@ impl State {
                 Source::Draining(_) => {}
             }
         }
-        self.dirty.iter().chain(&self.task_factory).for_each(visit);
+        self.dirty.iter().chain(&self.task_factory).chain(&self.spare_context).for_each(visit);
     }
 }

@@ -11,10 +11,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyTuple};
 use zloop_backends::{Backend, Interest, Token};
 
+use super::errors;
 use super::event_loop::EventLoop;
-use super::handle::{Callback, HandleTypes, new_handle};
+use super::handle::new_watcher;
 use super::state::{Source, State, Waiter, Watch};
-use super::{call, errors};
 
 /// Sets the handle of one direction, cancelling the one that was there, as asyncio does.
 pub fn add<'py>(
@@ -29,8 +29,7 @@ pub fn add<'py>(
     core.check_open()?;
     let file = fd;
     let fd = fileno(file)?;
-    let callback = Callback { function, args, context: call::copy_context(py)? };
-    let handle = new_handle(HandleTypes::get(py)?, this, callback)?;
+    let handle = new_watcher(this, &function, &args)?;
     let old = core
         .state
         .with(py, |state| {

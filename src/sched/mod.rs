@@ -22,21 +22,21 @@ pub use timers::Timers;
 /// The longest single wait, in seconds, as in asyncio: guards against overflow in the kernel's time types.
 const LONGEST_WAIT: f64 = 24.0 * 3600.0;
 
-/// The queues of one loop. `T` is a callback that is ready or will be.
+/// The queues of one loop. `T` is something that is ready, `W` a callback that waits for its time and is one then.
 #[derive(Debug)]
-pub struct Scheduler<T> {
+pub struct Scheduler<T, W = T> {
     ready: VecDeque<T>,
     /// Callbacks that wait for their time.
-    pub timers: Timers<T>,
+    pub timers: Timers<W>,
 }
 
-impl<T> Default for Scheduler<T> {
+impl<T, W> Default for Scheduler<T, W> {
     fn default() -> Self {
         Self { ready: VecDeque::new(), timers: Timers::default() }
     }
 }
 
-impl<T> Scheduler<T> {
+impl<W, T: From<W>> Scheduler<T, W> {
     /// Queues a callback behind all others.
     pub fn push(&mut self, item: T) {
         self.ready.push_back(item);
@@ -53,20 +53,20 @@ impl<T> Scheduler<T> {
         self.ready.len()
     }
 
-    /// Everything queued, for garbage collectors and for closing.
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.ready.iter().chain(self.timers.iter())
+    /// What is ready, for garbage collectors.
+    pub fn ready(&self) -> impl Iterator<Item = &T> {
+        self.ready.iter()
     }
 
     /// Moves the timers that are due at `now` (seconds) behind the ready callbacks, earliest first. A timer is due a
     /// clock tick early, as in asyncio: what the wait rounded up is never waited for twice.
     /// `each` sees every one of them.
-    pub fn queue_due(&mut self, now: f64, tick: f64, mut each: impl FnMut(&T)) {
-        let limit = now + tick;
-        while let Some(item) = self.timers.pop_before(limit) {
-            each(&item);
-            self.ready.push_back(item);
-        }
+    pub fn queue_due(&mut self, now: f64, tick: f64, mut each: impl FnMut(&W)) {
+        let ready = &mut self.ready;
+        self.timers.take_before(now + tick, |timer| {
+            each(&timer);
+            ready.push_back(timer.into());
+        });
     }
 
     /// How long the loop may wait when `now` is the time in seconds. Cancelled timers should have been
@@ -94,7 +94,7 @@ impl<T> Scheduler<T> {
     #[must_use]
     pub fn take_all(&mut self) -> Vec<T> {
         let mut all: Vec<T> = self.ready.drain(..).collect();
-        all.extend(self.timers.take_all());
+        all.extend(self.timers.take_all().map(T::from));
         all
     }
 }
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn due_timers_follow_what_is_ready_and_keep_their_order() {
-        let mut sched = Scheduler::default();
+        let mut sched: Scheduler<&str> = Scheduler::default();
         sched.push("ready");
         sched.timers.push(2.0, "second");
         sched.timers.push(1.0, "first");
@@ -130,13 +130,13 @@ mod tests {
     fn odd_deadlines_neither_trap_nor_spin() {
         let day = Duration::from_secs(24 * 3600);
         for when in [f64::INFINITY, 1e300, f64::NAN] {
-            let mut sched = Scheduler::default();
+            let mut sched: Scheduler<()> = Scheduler::default();
             sched.timers.push(when, ());
             assert_eq!(sched.wait(|| 1.0, false), Wait::For(day), "{when}");
             sched.queue_due(1.0, 1e-9, |_| {});
             assert_eq!(sched.ready_len(), 0, "{when}");
         }
-        let mut sched = Scheduler::default();
+        let mut sched: Scheduler<()> = Scheduler::default();
         sched.timers.push(f64::NEG_INFINITY, ());
         assert_eq!(sched.wait(|| 1.0, false), Wait::Now);
     }

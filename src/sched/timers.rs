@@ -2,25 +2,31 @@
 //!
 //! Cancelling is cheap: the owner marks its item and calls [`Timers::note_cancelled`]; the entry stays until it comes to
 //! the top or until cancelled entries are the majority, when [`Timers::compact`] drops them all at once.
+//!
+//! Timers that come due one by one are popped. When many are due together, sorting them costs a fraction of popping them.
 #![forbid(unsafe_code)]
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
 /// Fewer entries than this are not worth compacting (asyncio's number).
 const COMPACT_FROM: usize = 100;
+/// Due timers are sorted once one in so many of all timers has been popped.
+const POPPED_SHARE: usize = 16;
+
+/// The order of timers: the deadline, as a number that sorts as the float does, and when the timer was made.
+type Key = (u64, u64);
 
 #[derive(Debug)]
 struct Entry<T> {
-    when: f64,
-    made: u64,
+    key: Key,
     item: T,
 }
 
 /// The timers of one loop.
 #[derive(Debug)]
 pub struct Timers<T> {
-    heap: BinaryHeap<Entry<T>>,
+    heap: BinaryHeap<Reverse<Entry<T>>>,
     made: u64,
     cancelled: usize,
 }
@@ -33,15 +39,16 @@ impl<T> Default for Timers<T> {
 
 impl<T> Timers<T> {
     /// Adds a timer for `when`, in seconds of the loop's clock.
+    #[inline]
     pub fn push(&mut self, when: f64, item: T) {
         self.made += 1;
-        self.heap.push(Entry { when, made: self.made, item });
+        self.heap.push(Reverse(Entry { key: (sortable(when), self.made), item }));
     }
 
     /// The earliest deadline.
     #[must_use]
     pub fn next(&self) -> Option<f64> {
-        self.heap.peek().map(|entry| entry.when)
+        self.heap.peek().map(|entry| float(entry.0.key.0))
     }
 
     /// Whether there is none.
@@ -56,18 +63,34 @@ impl<T> Timers<T> {
         self.heap.len()
     }
 
-    /// Takes the earliest timer if its deadline is before `limit`.
-    pub fn pop_before(&mut self, limit: f64) -> Option<T> {
-        if self.heap.peek()?.when < limit { self.heap.pop().map(|entry| entry.item) } else { None }
+    /// Takes all timers whose deadline is before `limit`, the earliest first.
+    pub fn take_before(&mut self, limit: f64, mut take: impl FnMut(T)) {
+        let mut popped = 0;
+        while self.next().is_some_and(|when| when < limit) {
+            if popped * POPPED_SHARE > self.heap.len() {
+                return self.sort_before(limit, take);
+            }
+            popped += 1;
+            self.heap.pop().into_iter().for_each(|entry| take(entry.0.item));
+        }
+    }
+
+    /// The same by sorting them, whose cost grows with the number of all timers.
+    fn sort_before(&mut self, limit: f64, mut take: impl FnMut(T)) {
+        let mut entries = std::mem::take(&mut self.heap).into_vec();
+        let mut due: Vec<_> = entries.extract_if(.., |entry| float(entry.0.key.0) < limit).collect();
+        self.heap = BinaryHeap::from(entries);
+        due.sort_unstable_by_key(|entry| entry.0.key);
+        due.into_iter().for_each(|entry| take(entry.0.item));
     }
 
     /// Takes the earliest timer if `gone` says that it was cancelled.
     pub fn pop_head_if(&mut self, gone: impl FnOnce(&T) -> bool) -> Option<T> {
-        if !gone(&self.heap.peek()?.item) {
+        if !gone(&self.heap.peek()?.0.item) {
             return None;
         }
         self.cancelled = self.cancelled.saturating_sub(1);
-        self.heap.pop().map(|entry| entry.item)
+        self.heap.pop().map(|entry| entry.0.item)
     }
 
     /// One of the timers in here was cancelled by its owner.
@@ -88,32 +111,46 @@ impl<T> Timers<T> {
             return Vec::new();
         }
         self.cancelled = 0;
-        let (gone, kept): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.heap).into_vec().into_iter().partition(|entry| gone(&entry.item));
-        self.heap = BinaryHeap::from(kept);
-        gone.into_iter().map(|entry| entry.item).collect()
+        let mut entries = std::mem::take(&mut self.heap).into_vec();
+        let gone = entries.extract_if(.., |entry| gone(&entry.0.item)).map(|entry| entry.0.item).collect();
+        self.heap = BinaryHeap::from(entries);
+        gone
     }
 
     /// All items, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.heap.iter().map(|entry| &entry.item)
+        self.heap.iter().map(|entry| &entry.0.item)
     }
 
     /// Takes all items, in no order.
     pub fn take_all(&mut self) -> impl Iterator<Item = T> {
         self.cancelled = 0;
-        std::mem::take(&mut self.heap).into_vec().into_iter().map(|entry| entry.item)
+        std::mem::take(&mut self.heap).into_vec().into_iter().map(|entry| entry.0.item)
     }
 }
 
+/// The number whose order among unsigned numbers is that of `f64::total_cmp` among floats.
+#[inline]
+fn sortable(value: f64) -> u64 {
+    let bits = value.to_bits();
+    if bits >> 63 == 0 { bits | 1 << 63 } else { !bits }
+}
+
+/// What [`sortable`] made the number from.
+#[inline]
+fn float(number: u64) -> f64 {
+    f64::from_bits(if number >> 63 == 1 { number & !(1 << 63) } else { !number })
+}
+
 impl<T> Ord for Entry<T> {
-    /// The standard heap pops its greatest entry, so the earliest one must be the greatest.
+    #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
-        other.when.total_cmp(&self.when).then(other.made.cmp(&self.made))
+        self.key.cmp(&other.key)
     }
 }
 
 impl<T> PartialOrd for Entry<T> {
+    #[inline]
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
@@ -121,7 +158,7 @@ impl<T> PartialOrd for Entry<T> {
 
 impl<T> PartialEq for Entry<T> {
     fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
+        self.key == other.key
     }
 }
 
@@ -131,22 +168,51 @@ impl<T> Eq for Entry<T> {}
 mod tests {
     use super::*;
 
+    /// What `take_before` gives, in its order.
+    fn taken<T>(timers: &mut Timers<T>, limit: f64) -> Vec<T> {
+        let mut taken = Vec::new();
+        timers.take_before(limit, |item| taken.push(item));
+        taken
+    }
+
     #[test]
     fn equal_deadlines_keep_the_order_in_which_they_were_made() {
-        let mut timers = Timers::default();
-        for n in 0..50 {
-            timers.push(1.0, n);
+        for count in [3, 50, 5000] {
+            let mut timers = Timers::default();
+            (0..count).for_each(|n| timers.push(1.0, n));
+            assert_eq!(taken(&mut timers, 2.0), (0..count).collect::<Vec<_>>());
         }
-        let order: Vec<_> = std::iter::from_fn(|| timers.pop_before(2.0)).collect();
-        assert_eq!(order, (0..50).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn few_due_of_many_and_many_due_come_in_order() {
+        for due in [1, 10, 100, 999] {
+            let mut timers = Timers::default();
+            (0..1000).for_each(|n| timers.push(f64::from(n * 617 % 1000), n * 617 % 1000));
+            assert_eq!(taken(&mut timers, f64::from(due)), (0..due).collect::<Vec<_>>());
+            assert_eq!(timers.len(), 1000 - due as usize);
+            assert_eq!(taken(&mut timers, 1e9), (due..1000).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn numbers_sort_as_the_floats_they_stand_for() {
+        let floats =
+            [f64::NEG_INFINITY, -1e300, -1.0, -0.0, 0.0, f64::MIN_POSITIVE, 1.0, 1e300, f64::INFINITY, f64::NAN];
+        for pair in floats.windows(2) {
+            assert!(sortable(pair[0]) < sortable(pair[1]), "{pair:?}");
+        }
+        for value in floats {
+            assert_eq!(float(sortable(value)).to_bits(), value.to_bits());
+        }
     }
 
     #[test]
     fn a_deadline_at_the_limit_is_not_due() {
         let mut timers = Timers::default();
         timers.push(1.0, ());
-        assert_eq!(timers.pop_before(1.0), None);
-        assert_eq!(timers.pop_before(1.1), Some(()));
+        assert!(taken(&mut timers, 1.0).is_empty());
+        assert_eq!(taken(&mut timers, 1.1), [()]);
     }
 
     #[test]
@@ -161,8 +227,7 @@ mod tests {
         timers.note_cancelled();
         assert_eq!(timers.compact(odd).len(), 100);
         assert!(!timers.has_cancelled());
-        let left: Vec<_> = std::iter::from_fn(|| timers.pop_before(1e9)).collect();
-        assert_eq!(left, (0..200).step_by(2).collect::<Vec<_>>());
+        assert_eq!(taken(&mut timers, 1e9), (0..200).step_by(2).collect::<Vec<_>>());
     }
 
     #[test]

@@ -31,7 +31,7 @@ use super::cell::Guarded;
 use super::event_loop::EventLoop;
 use super::native::{Args, Method, method};
 use super::transport::{Answer, TransportType, explain, flag, none, required};
-use super::{call, errors, watch};
+use super::{context, errors, watch};
 use crate::io::{ReadSize, Watermark, WriteQueue};
 
 pub use write::flush_written;
@@ -219,7 +219,7 @@ fn make<'py>(
     let kind = FileKind::of(fd).map_err(|error| errors::os_error(py, &error))?;
     let first = first(kind).map_err(pyo3::exceptions::PyValueError::new_err)?;
     set_nonblocking(fd).map_err(|error| errors::os_error(py, &error))?;
-    let state = State::new(&pipe, &protocol, call::copy_context(py)?.unbind());
+    let state = State::new(&pipe, &protocol, context::copy(py)?.unbind());
     let native = Bound::new(py, Pipe { fd, event_loop: this.clone().unbind(), state: Guarded::new(state) })?;
     let transport = class.instance(native, extra)?;
     let made = protocol.getattr(intern!(py, "connection_made"))?;

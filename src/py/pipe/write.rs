@@ -9,7 +9,7 @@ use zloop_backends::{Interest, MAX_SLICES, attempt};
 
 use super::super::native::{Args, Method, method};
 use super::super::transport::{Answer, SILENT_DROPS, exact_bytes, log, none, required, set_limits, tell_protocol};
-use super::super::{call, run};
+use super::super::{context, run};
 use super::{End, State, Types, act, close, lost, with_end};
 
 pub static METHODS: [Method; 10] = [
@@ -81,7 +81,7 @@ pub fn flush_written(transport: &Bound<'_, PyAny>) -> PyResult<bool> {
             state.dirty = false;
             state.context.bind(py).clone()
         });
-        let outcome = call::in_context(&context, || flush(end));
+        let outcome = context::run(&context, || flush(end));
         // Like any callback's, an exception must not end the loop.
         outcome.or_else(|error| run::report(end.event_loop, "WritePipeTransport._flush()", error))
     })?;

@@ -9,7 +9,7 @@ use pyo3::types::PyType;
 use super::super::native::{Args, Method, method};
 use super::super::tls::TlsProtocol;
 use super::super::transport::{Answer, flag, log, none, required, set_limits};
-use super::super::{call, errors};
+use super::super::{context, errors};
 use super::{Conn, Kind, attach, close, detach, enter, look_again, with_conn, write};
 
 static METHODS: [Method; 24] = [
@@ -136,7 +136,7 @@ fn resume_reading<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
         if conn.state(|state| state.closing || !state.paused) {
             return Ok(());
         }
-        let context = call::copy_context(py)?.unbind();
+        let context = context::copy(py)?.unbind();
         let (readable, _old) = conn.state(|state| {
             state.paused = false;
             state.started = true;

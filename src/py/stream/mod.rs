@@ -26,8 +26,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 use zloop_backends::{Backend, Interest, Token};
 
-use super::call;
 use super::cell::Guarded;
+use super::context;
 use super::event_loop::EventLoop;
 use super::run;
 use super::state::{Item, Source};
@@ -188,7 +188,7 @@ pub fn create<'py>(this: &Bound<'py, EventLoop>, parts: Parts<'py>) -> PyResult<
     let fd: RawFd = parts.sock.call_method0(intern!(py, "fileno"))?.extract()?;
     let extra = describe_socket(&parts.sock, parts.extra.as_ref())?;
     py.import("asyncio.base_events")?.call_method1(intern!(py, "_set_nodelay"), (&parts.sock,))?;
-    let state = State::new(&parts, call::copy_context(py)?.unbind());
+    let state = State::new(&parts, context::copy(py)?.unbind());
     let stream = Bound::new(py, Stream { fd, event_loop: this.clone().unbind(), state: Guarded::new(state) })?;
     let transport = transport_type(py)?.instance(stream, extra)?;
     with_conn(&transport, |conn| {
@@ -347,9 +347,9 @@ pub fn on_ready(this: &Bound<'_, EventLoop>, transport: &Bound<'_, PyAny>, inter
             (state.readable && state.reads(), interest.contains(Interest::WRITE) && state.blocked)
         });
         if read {
-            call::in_context(&conn.context(), || read::once(conn))?;
+            context::run(&conn.context(), || read::once(conn))?;
         }
-        if write { call::in_context(&conn.write_context(), || write::writable(conn)) } else { Ok(()) }
+        if write { context::run(&conn.write_context(), || write::writable(conn)) } else { Ok(()) }
     });
     outcome.or_else(|error| run::report(this, "StreamTransport._ready()", error))
 }
@@ -357,7 +357,7 @@ pub fn on_ready(this: &Bound<'_, EventLoop>, transport: &Bound<'_, PyAny>, inter
 /// The loop's entry: a send in flight has ended.
 pub fn on_sent(this: &Bound<'_, EventLoop>, token: Token, result: i32) -> PyResult<()> {
     let Some(transport) = lookup(this, token) else { return Ok(()) };
-    let outcome = with_conn(&transport, |conn| call::in_context(&conn.write_context(), || write::sent(conn, result)));
+    let outcome = with_conn(&transport, |conn| context::run(&conn.write_context(), || write::sent(conn, result)));
     outcome.or_else(|error| run::report(this, "StreamTransport._sent()", error))
 }
 

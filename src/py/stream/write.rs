@@ -14,7 +14,7 @@ use zloop_backends::{AnyBackend, Backend, Interest, MAX_SLICES, Sent, Token};
 
 use super::super::event_loop::EventLoop;
 use super::super::transport::{SILENT_DROPS, exact_bytes, log, snapshot, tell_protocol};
-use super::super::{call, errors, pipe, run, tls};
+use super::super::{context, errors, pipe, run, tls};
 use super::{Conn, attach, close, with_conn};
 use crate::io::WriteQueue;
 
@@ -103,7 +103,7 @@ fn added(conn: Conn<'_, '_>) -> PyResult<()> {
     if now {
         settle(conn)?;
         if conn.state(|state| state.blocked || state.in_flight) {
-            let context = call::copy_context(conn.py())?.unbind();
+            let context = context::copy(conn.py())?.unbind();
             let _old = conn.state(|state| state.write_context.replace(context));
         }
     }
@@ -121,7 +121,7 @@ pub fn flush_dirty(this: &Bound<'_, EventLoop>) -> PyResult<()> {
             conn.state(|state| state.dirty = false);
             flush(conn)?;
             if conn.state(|state| state.owes_news()) {
-                call::in_context(&conn.write_context(), || progressed(conn))?;
+                context::run(&conn.write_context(), || progressed(conn))?;
             }
             Ok(())
         });

@@ -1,0 +1,210 @@
+//! Running a handle as asyncio's `Handle._run` does.
+
+use std::ptr::null_mut;
+
+use pyo3::ffi;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::sync::critical_section::with_critical_section;
+use pyo3::types::{PyDict, PyTuple};
+
+use super::methods::{arguments, context_of};
+use super::{Class, HandleTypes, INLINE, memory};
+use crate::py::call;
+use crate::py::context;
+use crate::py::event_loop::EventLoop;
+
+/// Runs a handle as its `_run` does. What asyncio reports is reported, and only what escapes the loop is an error.
+#[inline]
+pub fn run(types: &HandleTypes, event_loop: &Bound<'_, EventLoop>, handle: &Bound<'_, PyAny>) -> PyResult<()> {
+    let Some(class) = types.class_of(handle.as_ptr()) else { return run_foreign(handle) };
+    if class.memory.is_private(handle.as_ptr()) {
+        // SAFETY: an instance of this class, and nobody else can reach it.
+        unsafe { run_private(types, class, event_loop, handle) }
+    } else {
+        run_known(types, class, event_loop, handle)
+    }
+}
+
+/// A subclass of asyncio's, or of ours, which may have ideas of its own.
+#[cold]
+fn run_foreign(handle: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = handle.py();
+    if handle.getattr(intern!(py, "_cancelled"))?.is_truthy()? {
+        return Ok(());
+    }
+    handle.call_method0(intern!(py, "_run")).map(drop)
+}
+
+/// Runs a handle that nobody but the loop has: it is not cancelled while it runs, so what is in it stays there.
+///
+/// # Safety
+/// An instance of `class` that is [private](memory::Memory::is_private).
+#[inline]
+unsafe fn run_private(
+    types: &HandleTypes,
+    class: &Class,
+    event_loop: &Bound<'_, EventLoop>,
+    handle: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let py = handle.py();
+    let object = handle.as_ptr();
+    // SAFETY: an instance of the class that has these slots.
+    unsafe {
+        if types.cancelled.is(object, ffi::Py_True()) {
+            return Ok(());
+        }
+        let (Some(callback), None) = (types.callback.peek(object), types.args.peek(object)) else {
+            return run_known(types, class, event_loop, handle);
+        };
+        let first = class.inline.place(object);
+        let count = (0..INLINE).take_while(|index| !(*first.add(*index)).is_null()).count();
+        // The callee may use the word before its arguments for the time of the call, which spares bound methods a copy of
+        // them. It is a slot of the handle, which nobody looks at meanwhile.
+        let call = || vectorcall(py, callback, first, count | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET);
+        let result = match types.context.peek(object) {
+            Some(context) => context::run(context.bind(py), call),
+            None => {
+                let spare = event_loop.get().spare_context(py)?;
+                let result = context::run(&spare, call);
+                if result.is_err() || !context::is_pristine(&spare) {
+                    types.context.fill(handle, spare);
+                } else {
+                    event_loop.get().keep_spare_context(py, spare);
+                }
+                result
+            }
+        };
+        match result {
+            Ok(_) => Ok(()),
+            Err(error) => failed(types, class, event_loop, handle, error),
+        }
+    }
+}
+
+/// Runs a handle that others have too.
+fn run_known(
+    types: &HandleTypes,
+    class: &Class,
+    event_loop: &Bound<'_, EventLoop>,
+    handle: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let py = handle.py();
+    // SAFETY: an instance of the class that has this slot, and True is immortal.
+    if unsafe { types.cancelled.is(handle.as_ptr(), ffi::Py_True()) } {
+        return Ok(());
+    }
+    let args = arguments(types, class, handle)?;
+    let context = context_of(types, handle)?;
+    // The callback may cancel its own handle, which empties the slots: hold on to what is running.
+    // SAFETY: `class_of` checked the class, and the critical section keeps cancelling threads out.
+    let callback = with_critical_section(handle, || unsafe {
+        if types.cancelled.is(handle.as_ptr(), ffi::Py_True()) {
+            return None;
+        }
+        if let Some(shared) = types.shared(handle.as_ptr()) {
+            shared.set_busy(handle, true);
+        }
+        types.callback.get(handle)
+    });
+    let Some(callback) = callback else { return Ok(()) };
+    let result = context::run(&context, || {
+        let args = args.cast::<PyTuple>()?;
+        // SAFETY: the items of a live tuple lie in a row, and our references keep it and the callback.
+        unsafe {
+            let items = (*args.as_ptr().cast::<ffi::PyTupleObject>()).ob_item.as_ptr();
+            vectorcall(py, callback.as_unbound(), items, args.len())
+        }
+    });
+    let result = match result {
+        Ok(_) => Ok(()),
+        Err(error) => failed(types, class, event_loop, handle, error),
+    };
+    if let Some(shared) = types.shared(handle.as_ptr()) {
+        with_critical_section(handle, || shared.set_busy(handle, false));
+    }
+    result
+}
+
+/// Calls `function` with the objects from `first` on.
+///
+/// # Safety
+/// They live as long as the call. `count` may carry `PY_VECTORCALL_ARGUMENTS_OFFSET` if the word before them may be
+/// written to meanwhile.
+#[inline]
+unsafe fn vectorcall<'py>(
+    py: Python<'py>,
+    function: &Py<PyAny>,
+    first: *const *mut ffi::PyObject,
+    count: usize,
+) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: attached; the rest is the caller's promise.
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyObject_Vectorcall(function.as_ptr(), first, count, null_mut())) }
+}
+
+#[cold]
+fn failed(
+    types: &HandleTypes,
+    class: &Class,
+    event_loop: &Bound<'_, EventLoop>,
+    handle: &Bound<'_, PyAny>,
+    error: PyErr,
+) -> PyResult<()> {
+    if call::escapes(handle.py(), &error) {
+        return Err(error);
+    }
+    // The exception handler gets to see it.
+    memory::track(handle.as_ptr());
+    report(types, class, event_loop, handle, &error)
+}
+/// Tells the loop's exception handler that a callback failed, as `asyncio.Handle._run` does.
+#[cold]
+fn report(
+    types: &HandleTypes,
+    class: &Class,
+    event_loop: &Bound<'_, EventLoop>,
+    handle: &Bound<'_, PyAny>,
+    error: &PyErr,
+) -> PyResult<()> {
+    let py = handle.py();
+    // SAFETY: only handles of ours are run here.
+    let (callback, traceback) = unsafe { (types.callback.get(handle), types.source_traceback.get(handle)) };
+    let source = describe(event_loop, callback, arguments(types, class, handle)?)?;
+    let context = PyDict::new(py);
+    context.set_item("message", format!("Exception in callback {source}"))?;
+    context.set_item("exception", error.value(py))?;
+    context.set_item("handle", handle)?;
+    if let Some(traceback) = traceback.filter(|traceback| traceback.is_truthy().unwrap_or(false)) {
+        context.set_item("source_traceback", traceback)?;
+    }
+    event_loop.call_method1(intern!(py, "call_exception_handler"), (context,)).map(drop)
+}
+
+/// asyncio's words for a callback and its arguments. Since 3.14 it hides the arguments outside debug mode.
+fn describe<'py>(
+    event_loop: &Bound<'py, EventLoop>,
+    callback: Option<Bound<'py, PyAny>>,
+    args: Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = event_loop.py();
+    let helpers = py.import("asyncio.format_helpers")?;
+    let function = helpers.getattr("_format_callback_source")?;
+    let options = PyDict::new(py);
+    if takes_debug(py)? {
+        options.set_item("debug", event_loop.get().is_debug())?;
+    }
+    function.call((callback, args), Some(&options))
+}
+
+/// Whether this version's `_format_callback_source` has the parameter `debug`.
+fn takes_debug(py: Python<'_>) -> PyResult<bool> {
+    static TAKES_DEBUG: PyOnceLock<bool> = PyOnceLock::new();
+    TAKES_DEBUG
+        .get_or_try_init(py, || {
+            let function = py.import("asyncio.format_helpers")?.getattr("_format_callback_source")?;
+            let signature = py.import("inspect")?.call_method1("signature", (function,))?;
+            signature.getattr("parameters")?.contains("debug")
+        })
+        .copied()
+}
