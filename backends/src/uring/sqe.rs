@@ -84,9 +84,10 @@ pub(super) fn poll_alarm(fd: RawFd) -> squeue::Entry {
     opcode::PollAdd::new(Fd(fd), libc::POLLIN as u32).multi(true).build().user_data(Tag::Alarm.to_bits())
 }
 
-/// Ends the poll with this tag, whose completion is `-ECANCELED` then.
+/// Ends the poll with this tag, whose completion is `-ECANCELED` then. A request to remove a poll would not do: the
+/// kernel refuses it while the poll has something to report, and lets the poll live on.
 pub(super) fn remove_poll(tag: Tag) -> squeue::Entry {
-    let request = opcode::PollRemove::new(tag.to_bits()).build().user_data(Tag::Nobody.to_bits());
+    let request = opcode::AsyncCancel::new(tag.to_bits()).build().user_data(Tag::Nobody.to_bits());
     request.flags(squeue::Flags::SKIP_SUCCESS)
 }
 
