@@ -5,6 +5,7 @@ fn main() {
         epoll: { any(target_os = "linux", target_os = "android") },
         io_uring: { all(target_os = "linux", target_pointer_width = "64") },
         libkqueue: { all(target_os = "linux", feature = "libkqueue") },
+        pidfd: { any(target_os = "linux", target_os = "android") },
         // A report carries as many bits as a pointer has; a token needs 64.
         kqueue: { all(
             any(

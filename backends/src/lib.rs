@@ -5,6 +5,7 @@
 //! | [`api`] | the vocabulary, the trait [`Backend`] and its contract C1 to C16 |
 //! | [`registry`] | [`Kind`], [`open`], [`available`]: the only list of backends |
 //! | [`attempt`] | non-blocking system calls, each tried once |
+//! | [`child`] | a file that tells when a child process has ended |
 //! | [`addr`] | a socket address as the kernel wrote it |
 //! | [`wake`] | how any thread ends a wait |
 //! | [`slots`] | a slab that hands out [`Token`]s |
@@ -17,6 +18,7 @@
 pub mod addr;
 pub mod api;
 pub mod attempt;
+pub mod child;
 mod fd;
 pub mod readiness;
 pub mod registry;

@@ -156,6 +156,7 @@ def test_closing_in_connection_made(run, loop):
             transport.close()
 
     async def main():
+        loop.set_debug(False)  # it asks the closed pipe for its fd, to log it
         transport, protocol, far = await ends(loop, READ, Closes())
         await finish(transport, protocol, far)
         assert protocol.names == ["made", "lost"]

@@ -18,6 +18,7 @@ const LINES_MAX: usize = 600;
 const UNSAFE: &[(&str, &str)] = &[
     ("backends/src/api.rs", "the signature of Backend::send"),
     ("backends/src/attempt.rs", "system calls"),
+    ("backends/src/child.rs", "pidfds, which nix does not know"),
     ("backends/src/fd.rs", "vouches for raw fds"),
     ("backends/src/readiness/mod.rs", "the signature of Backend::send"),
     ("backends/src/readiness/epoll.rs", "epoll_pwait2, which no C library of the last years has"),

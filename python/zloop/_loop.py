@@ -16,9 +16,8 @@ from asyncio import constants, events
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from . import _zloop
-from ._children import ChildWatcher, ExitWatcher
 from ._choice import choose
-from ._sock import SockMethods
+from ._subprocess import ProcessMethods
 
 if TYPE_CHECKING:
     import selectors
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
 
-class Loop(SockMethods):
+class Loop(ProcessMethods):
     """An asyncio event loop with a native core.
 
     Make one with `zloop.new_event_loop()`. The backend is chosen by `backend`, else by the environment
@@ -37,7 +36,6 @@ class Loop(SockMethods):
         # asyncio's private parts, which its published types do not mention.
         _csock: socket.socket | None
         _signal_handlers: dict[int, asyncio.Handle]
-        _watcher: ChildWatcher  # from Python 3.14 on
 
         def _asyncgen_finalizer_hook(self, agen: AsyncGenerator[Any, Any]) -> None: ...
         def _asyncgen_firstiter_hook(self, agen: AsyncGenerator[Any, Any]) -> None: ...
@@ -54,8 +52,6 @@ class Loop(SockMethods):
                 error.add_note(f"The environment variable {choice.variable} asks for it.")
             raise
         super().__init__(cast("selectors.BaseSelector", _Selector(self)))
-        if sys.version_info >= (3, 14):
-            self._watcher = ExitWatcher(self._watcher)
 
     def run_forever(self) -> None:
         """Run until stop() is called."""

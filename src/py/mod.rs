@@ -16,6 +16,7 @@
 //! | `stream/` | stream transports |
 //! | `pipe/` | pipe transports |
 //! | `datagram/` | datagram transports |
+//! | `exit.rs`, `child.rs` | the end of child processes: told by the backend, or by a file |
 //! | `tls/` | TLS on top of any transport |
 //! | `native.rs`, `call.rs`, `cell.rs` | the three small floors between Rust and the interpreter |
 
@@ -23,6 +24,7 @@ mod accept;
 mod address;
 mod call;
 mod cell;
+mod child;
 mod context;
 mod datagram;
 mod debug;
@@ -55,6 +57,7 @@ fn _zloop(module: &Bound<'_, PyModule>) -> PyResult<()> {
     handle::HandleTypes::register(module)?;
     stream::register(module)?;
     pipe::register(module)?;
+    child::register(module)?;
     datagram::register(module)?;
     tls::register(module)?;
     module.add_function(wrap_pyfunction!(event_loop::available_backends, module)?)?;
