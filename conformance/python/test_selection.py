@@ -52,6 +52,8 @@ def test_who_asked_for_what_cannot_be_had_is_told(monkeypatch, variable):
 
 def test_another_platforms_backend_is_refused_with_the_platforms_name():
     foreign, home = ("kqueue", "macOS or a BSD") if sys.platform == "linux" else ("epoll", "Linux")
+    if foreign in zloop.available_backends():
+        pytest.skip(f"this build has {foreign} here")
     with pytest.raises(zloop.BackendUnavailable) as caught:
         zloop.new_event_loop(foreign)
     assert caught.value.errno == errno.ENOSYS
