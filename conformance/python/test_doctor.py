@@ -94,3 +94,24 @@ def test_the_exit_status_tells_what_is_missing():
         pytest.skip("every backend works here")
     assert doctor(missing[0]).returncode == 1
     assert doctor(works[0], missing[0]).returncode == 1
+
+
+def test_the_doctor_tells_how_tls_works():
+    report = json.loads(doctor("--json").stdout)
+    loop = zloop.new_event_loop()
+    assert report["tls"] == loop.tls
+    assert (report["tls"] == "direct") is (report["tls_reason"] is None)
+    loop.close()
+    assert "TLS is" in doctor().stdout
+    forced = json.loads(doctor("--json", ZLOOP_TLS="portable").stdout)
+    assert (forced["tls"], forced["tls_reason"]) == ("portable", "ZLOOP_TLS says so")
+
+
+def test_an_engine_that_does_not_exist(monkeypatch):
+    monkeypatch.setenv("ZLOOP_TLS", "magic")
+    with pytest.raises(
+        ValueError, match="ZLOOP_TLS='magic' means nothing; use 'auto' or 'portable'"
+    ):
+        zloop.new_event_loop()
+    done = doctor(ZLOOP_TLS="magic")
+    assert done.returncode == 1 and "ZLOOP_TLS" in done.stdout

@@ -40,6 +40,10 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/py/handle/run.rs", "calls with arguments that lie in a handle"),
     ("src/py/native.rs", "hot methods without argument tuples"),
     ("src/py/stream/write.rs", "calls Backend::send"),
+    ("src/py/tls/direct.rs", "takes the OpenSSL session out of Python's object"),
+    ("src/tls/openssl.rs", "OpenSSL's functions, by name"),
+    ("src/tls/pipe.rs", "is called by OpenSSL for bytes"),
+    ("src/tls/session.rs", "calls OpenSSL for records"),
     ("src/py/transport.rs", "native subtypes of asyncio's transports"),
 ];
 

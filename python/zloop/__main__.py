@@ -10,8 +10,8 @@ import textwrap
 from typing import Any
 
 from . import __version__
-from ._choice import choose
-from ._zloop import diagnose
+from ._choice import choose, wants_portable_tls
+from ._zloop import diagnose, tls_problem
 
 
 def main() -> int:
@@ -41,6 +41,14 @@ def examine() -> dict[str, Any]:
         chosen = name or automatic
         if not any(backend["name"] == chosen and backend["available"] for backend in backends):
             problem = f"{variable or 'zloop'} asks for {chosen}, which does not work here"
+    tls, tls_reason = "direct", tls_problem()
+    try:
+        if wants_portable_tls():
+            tls_reason = "ZLOOP_TLS says so"
+    except ValueError as error:
+        problem = problem or str(error)
+    if tls_reason:
+        tls = "portable"
     return {
         "zloop": __version__,
         "python": platform.python_version(),
@@ -48,6 +56,8 @@ def examine() -> dict[str, Any]:
         "chosen": chosen,
         "chosen_by": variable or "zloop",
         "problem": problem,
+        "tls": tls,
+        "tls_reason": tls_reason,
         "backends": backends,
     }
 
@@ -65,7 +75,10 @@ def describe(report: dict[str, Any]) -> str:
         lines += textwrap.wrap(
             what, 78, initial_indent=f"  {backend['name']:<10}{mark:<7}", subsequent_indent=" " * 19
         )
-    return "\n".join([*lines, "", *textwrap.wrap(conclusion(report), 78)])
+    tls = "TLS is direct: OpenSSL makes the records."
+    if report["tls_reason"]:
+        tls = f"TLS is portable: Python's objects make the records, because {report['tls_reason']}."
+    return "\n".join([*lines, "", *textwrap.wrap(conclusion(report), 78), *textwrap.wrap(tls, 78)])
 
 
 def conclusion(report: dict[str, Any]) -> str:

@@ -37,6 +37,17 @@ def choose(argument: str | None, environment: Mapping[str, str] = os.environ) ->
     return Choice(None)
 
 
+def wants_portable_tls(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether `ZLOOP_TLS` is `portable`: then TLS calls nothing but Python. `auto` and nothing leave the choice open.
+
+    Raises ValueError for any other value.
+    """
+    value = environment.get("ZLOOP_TLS", "").strip()
+    if value not in ("", "auto", "portable"):
+        raise ValueError(f"ZLOOP_TLS={value!r} means nothing; use 'auto' or 'portable'")
+    return value == "portable"
+
+
 def _named(name: str) -> str | None:
     return None if name == "auto" else name
 

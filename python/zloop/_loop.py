@@ -16,7 +16,7 @@ from asyncio import constants, events
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from . import _zloop
-from ._choice import choose
+from ._choice import choose, wants_portable_tls
 from ._subprocess import ProcessMethods
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Loop(ProcessMethods):
 
     def __init__(self, backend: str | None = None) -> None:
         choice = choose(backend)
+        self._portable_tls = wants_portable_tls()
         try:
             self._open(choice.name)
         except (OSError, ValueError) as error:
@@ -52,6 +53,14 @@ class Loop(ProcessMethods):
                 error.add_note(f"The environment variable {choice.variable} asks for it.")
             raise
         super().__init__(cast("selectors.BaseSelector", _Selector(self)))
+
+    @property
+    def tls(self) -> str:
+        """How TLS records are made: `"direct"`, by OpenSSL itself, or `"portable"`, by Python's own objects.
+
+        A single connection can be `"portable"` all the same, if its context or its objects are unusual.
+        """
+        return "portable" if self._portable_tls or _zloop.tls_problem() else "direct"
 
     def run_forever(self) -> None:
         """Run until stop() is called."""
@@ -151,6 +160,7 @@ class Loop(ProcessMethods):
             server_hostname,
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
+            portable=self._portable_tls,
         )
         transport = ssl_protocol._app_transport
         self._make_socket_transport(
@@ -189,6 +199,7 @@ class Loop(ProcessMethods):
             call_connection_made=False,
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
+            portable=self._portable_tls,
         )
         # Nothing may come before connection_made(), which needs a turn.
         transport.pause_reading()

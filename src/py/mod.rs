@@ -60,6 +60,7 @@ fn _zloop(module: &Bound<'_, PyModule>) -> PyResult<()> {
     child::register(module)?;
     datagram::register(module)?;
     tls::register(module)?;
+    module.add_function(wrap_pyfunction!(tls::tls_problem, module)?)?;
     module.add_function(wrap_pyfunction!(event_loop::available_backends, module)?)?;
     module.add_function(wrap_pyfunction!(event_loop::diagnose, module)?)
 }

@@ -1,4 +1,5 @@
 //! The life of a TLS session, and of the protocol above it.
+#![forbid(unsafe_code)]
 
 /// Where a session stands, by asyncio's names for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

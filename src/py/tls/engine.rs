@@ -9,7 +9,9 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyType};
 
+use super::direct::Direct;
 use super::portable::Portable;
+use crate::tls::OpenSsl;
 
 /// How a step of a handshake, or of its inverse, came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub enum End {
 pub enum Engine {
     /// Calls the methods of Python's own object.
     Portable(Portable),
+    /// Calls OpenSSL for records, and those methods for everything else.
+    Direct(Direct),
 }
 
 /// Calls the same method of whichever engine it is.
@@ -39,24 +43,51 @@ macro_rules! each {
     ($engine:expr, $inner:ident => $call:expr) => {
         match $engine {
             Engine::Portable($inner) => $call,
+            Engine::Direct($inner) => $call,
         }
     };
 }
 
 impl Engine {
     /// Has `context` make the object that everything is asked of, whatever kind of object that is.
-    pub fn of(context: &Bound<'_, PyAny>, server_side: bool, hostname: &Bound<'_, PyAny>) -> PyResult<Self> {
-        Portable::of(context, server_side, hostname).map(Self::Portable)
+    ///
+    /// `openssl` is None for an engine that only calls Python.
+    pub fn of(
+        context: &Bound<'_, PyAny>,
+        server_side: bool,
+        hostname: &Bound<'_, PyAny>,
+        openssl: Option<&'static OpenSsl>,
+    ) -> PyResult<Self> {
+        let portable = Portable::of(context, server_side, hostname)?;
+        let Some(openssl) = openssl else { return Ok(Self::Portable(portable)) };
+        Ok(Direct::over(context.py(), openssl, portable).map_or_else(Self::Portable, Self::Direct))
+    }
+
+    /// Its name, for people.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Portable(_) => "portable",
+            Self::Direct(_) => "direct",
+        }
+    }
+
+    /// How Python is asked.
+    fn asked(&self) -> &Portable {
+        match self {
+            Self::Portable(engine) => engine,
+            Self::Direct(engine) => &engine.asked,
+        }
     }
 
     /// The `ssl.SSLObject`, which knows everything but the records.
     pub fn object<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
-        each!(self, engine => engine.object.bind(py))
+        self.asked().object.bind(py)
     }
 
     /// All Python objects in it, for the garbage collector.
     pub fn objects(&self) -> impl Iterator<Item = &Py<PyAny>> {
-        each!(self, engine => [&engine.object, &engine.records, &engine.incoming, &engine.outgoing].into_iter())
+        let Portable { object, records, incoming, outgoing } = self.asked();
+        [object, records, incoming, outgoing].into_iter()
     }
 
     /// Takes bytes of the peer.
@@ -66,12 +97,25 @@ impl Engine {
 
     /// Goes on with the handshake. Errors are those of `do_handshake()`.
     pub fn handshake(&self, py: Python<'_>) -> PyResult<Step> {
-        step(self.object(py).call_method0(intern!(py, "do_handshake")))
+        self.step(|| self.object(py).call_method0(intern!(py, "do_handshake")))
     }
 
     /// Goes on with the end of the session. Errors are those of `unwrap()`.
     pub fn unwrap(&self, py: Python<'_>) -> PyResult<Step> {
-        step(self.object(py).call_method0(intern!(py, "unwrap")))
+        self.step(|| self.object(py).call_method0(intern!(py, "unwrap")))
+    }
+
+    /// Makes a call, and tells "not yet" from a failure.
+    fn step<'py>(&self, call: impl FnOnce() -> PyResult<Bound<'py, PyAny>>) -> PyResult<Step> {
+        let result = match self {
+            Self::Portable(_) => Some(call()),
+            Self::Direct(engine) => engine.alone(call),
+        };
+        match result {
+            Some(Ok(_)) => Ok(Step::Done),
+            Some(Err(error)) => again(error).map(|()| Step::Again),
+            None => Ok(Step::Again),
+        }
     }
 
     /// Everything that has come, in one `bytes`, and why there is no more.
@@ -105,12 +149,13 @@ impl Engine {
     }
 }
 
-/// Tells "not yet" from a failure.
-fn step(result: PyResult<Bound<'_, PyAny>>) -> PyResult<Step> {
-    match result {
-        Ok(_) => Ok(Step::Done),
-        Err(error) => again(error).map(|()| Step::Again),
-    }
+/// Chunks of data as one.
+pub fn join<'py>(py: Python<'py>, mut chunks: Vec<Bound<'py, PyAny>>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    let data = match chunks.len() {
+        0 | 1 => chunks.pop(),
+        _ => Some(PyBytes::new(py, b"").call_method1(intern!(py, "join"), (chunks,))?),
+    };
+    Ok(data.map(Bound::cast_into).transpose()?)
 }
 
 /// What the `ssl` module calls things.

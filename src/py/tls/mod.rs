@@ -9,15 +9,19 @@
 //! | `shutdown.rs` | the end, ordered or not |
 //! | `below.rs` | the transport below, ours or anybody's |
 //! | `transport.rs` | what the program sees |
-//! | `engine.rs`, `portable.rs` | what is asked of OpenSSL, and how |
+//! | `engine.rs` | what is asked of OpenSSL |
+//! | `portable.rs`, `direct.rs` | two ways of asking: by Python's own object, or OpenSSL itself |
+//! | `proof.rs` | whether the second way works here |
 //!
 //! It behaves as `asyncio.sslproto` does, which is the place to look for why something is as it is. Other than there,
 //! what one callback writes becomes records together, when that callback returns.
 
 mod below;
+mod direct;
 mod engine;
 mod handshake;
 mod portable;
+mod proof;
 mod read;
 mod shutdown;
 mod transport;
@@ -38,6 +42,7 @@ use crate::io::{Watermark, WriteQueue};
 use crate::tls::{Phase, Told};
 use engine::Engine;
 
+pub use proof::tls_problem;
 pub use transport::register;
 pub use write::flush_written;
 
@@ -245,11 +250,11 @@ fn timeout<'py>(name: &str, given: Option<Bound<'py, PyAny>>, default: &str, py:
 
 #[pymethods]
 impl TlsProtocol {
-    /// The arguments are those of asyncio's class.
+    /// The arguments are those of asyncio's class, and whether to call nothing but Python.
     #[new]
     #[pyo3(signature = (
         event_loop, app_protocol, sslcontext, waiter, server_side=false, server_hostname=None,
-        call_connection_made=true, ssl_handshake_timeout=None, ssl_shutdown_timeout=None,
+        call_connection_made=true, ssl_handshake_timeout=None, ssl_shutdown_timeout=None, portable=false,
     ))]
     #[allow(clippy::too_many_arguments, reason = "asyncio's signature")]
     fn new<'py>(
@@ -262,6 +267,7 @@ impl TlsProtocol {
         call_connection_made: bool,
         ssl_handshake_timeout: Option<Bound<'py, PyAny>>,
         ssl_shutdown_timeout: Option<Bound<'py, PyAny>>,
+        portable: bool,
     ) -> PyResult<Py<Self>> {
         let py = event_loop.py();
         let handshake_timeout = timeout("ssl_handshake_timeout", ssl_handshake_timeout, "SSL_HANDSHAKE_TIMEOUT", py)?;
@@ -278,7 +284,8 @@ impl TlsProtocol {
         };
         let extra = PyDict::new(py);
         extra.set_item(intern!(py, "sslcontext"), &context)?;
-        let engine = Engine::of(&context, server_side, &hostname)?;
+        let openssl = if portable { None } else { proof::openssl(py).as_ref().ok().copied() };
+        let engine = Engine::of(&context, server_side, &hostname, openssl)?;
         let told = if call_connection_made { Told::Nothing } else { Told::Made };
         let state = Guarded::new(State::new(engine, told, waiter.map(Bound::unbind), extra.clone().unbind()));
         let event_loop = event_loop.unbind();
@@ -357,6 +364,12 @@ impl TlsProtocol {
     #[getter]
     fn _sslobj<'py>(slf: &Bound<'py, Self>) -> Option<Bound<'py, PyAny>> {
         Some(Session(slf).engine().ok()?.object(slf.py()).clone())
+    }
+
+    /// Which engine it is: `"direct"` or `"portable"`.
+    #[getter]
+    fn _engine(slf: &Bound<'_, Self>) -> Option<&'static str> {
+        Some(Session(slf).engine().ok()?.name())
     }
 
     #[getter]

@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyMemoryView, PySlice};
 
-use super::engine::{End, Names, again};
+use super::engine::{End, Names, again, join};
 
 /// The most data of one record: no read brings more.
 const RECORD_MAX: usize = 16 * 1024;
@@ -54,7 +54,6 @@ impl Portable {
     }
 
     pub fn read<'py>(&self, py: Python<'py>) -> PyResult<(Option<Bound<'py, PyBytes>>, End)> {
-        let records = self.records.bind(py);
         let mut chunks: Vec<Bound<'py, PyAny>> = Vec::new();
         let end = loop {
             // Asked in vain, the object would raise an exception, which costs more than a small record.
@@ -63,38 +62,51 @@ impl Portable {
                 break End::Again;
             }
             let size = waiting.clamp(READ_MIN, RECORD_MAX);
-            match records.call_method1(intern!(py, "read"), (size,)) {
-                Ok(chunk) if chunk.len()? == 0 => break End::Closed,
-                Ok(chunk) => chunks.push(chunk),
-                Err(error) => break again(error).map_or_else(End::Failed, |()| End::Again),
+            match self.read_once(py, size)? {
+                (Some(chunk), _) => chunks.push(chunk),
+                (None, end) => break end,
             }
         };
-        let data = match chunks.len() {
-            0 => None,
-            1 => chunks.pop(),
-            _ => Some(PyBytes::new(py, b"").call_method1(intern!(py, "join"), (chunks,))?),
-        };
-        Ok((data.map(Bound::cast_into).transpose()?, end))
+        Ok((join(py, chunks)?, end))
+    }
+
+    /// Asks the object, whatever it may say: data, or why there is none.
+    pub fn ask<'py>(&self, py: Python<'py>) -> PyResult<(Option<Bound<'py, PyAny>>, End)> {
+        self.read_once(py, RECORD_MAX)
+    }
+
+    fn read_once<'py>(&self, py: Python<'py>, size: usize) -> PyResult<(Option<Bound<'py, PyAny>>, End)> {
+        match self.records.bind(py).call_method1(intern!(py, "read"), (size,)) {
+            Ok(chunk) if chunk.len()? == 0 => Ok((None, End::Closed)),
+            Ok(chunk) => Ok((Some(chunk), End::Again)),
+            Err(error) => Ok((None, again(error).map_or_else(End::Failed, |()| End::Again))),
+        }
     }
 
     pub fn read_into(&self, buffer: &Bound<'_, PyAny>) -> PyResult<(usize, End)> {
         let py = buffer.py();
-        let (view, room) = (PyMemoryView::from(buffer)?, buffer.len()?);
+        let room = buffer.len()?;
         let mut filled = 0;
-        while room == 0 || filled < room {
-            if self.waiting(py)? == 0 {
-                break;
-            }
-            let rest = view.get_item(slice(py, filled..room))?;
-            match self.records.bind(py).call_method1(intern!(py, "read"), (room - filled, rest)) {
-                Ok(count) => match count.extract()? {
-                    0 => return Ok((filled, End::Closed)),
-                    count => filled += count,
-                },
-                Err(error) => return Ok((filled, again(error).map_or_else(End::Failed, |()| End::Again))),
+        while (room == 0 || filled < room) && self.waiting(py)? > 0 {
+            match self.ask_into(buffer, filled)? {
+                (0, end) => return Ok((filled, end)),
+                (count, _) => filled += count,
             }
         }
         Ok((filled, End::Again))
+    }
+
+    /// Asks the object, whatever it may say: how many bytes it has put behind the first `filled` of a buffer, or why none.
+    pub fn ask_into(&self, buffer: &Bound<'_, PyAny>, filled: usize) -> PyResult<(usize, End)> {
+        let (py, room) = (buffer.py(), buffer.len()?);
+        let rest = PyMemoryView::from(buffer)?.get_item(slice(py, filled..room))?;
+        match self.records.bind(py).call_method1(intern!(py, "read"), (room - filled, rest)) {
+            Ok(count) => match count.extract()? {
+                0 => Ok((0, End::Closed)),
+                count => Ok((count, End::Again)),
+            },
+            Err(error) => Ok((0, again(error).map_or_else(End::Failed, |()| End::Again))),
+        }
     }
 
     pub fn write(&self, py: Python<'_>, data: &PyBackedBytes, range: Range<usize>) -> PyResult<Option<usize>> {

@@ -179,7 +179,8 @@ fn end_of_stream(session: Session<'_, '_>) -> PyResult<bool> {
 /// The transport below is gone: the program's protocol hears of it in a turn of its own.
 pub fn lost<'py>(session: Session<'_, 'py>, error: &Bound<'py, PyAny>) -> PyResult<()> {
     let py = session.py();
-    session.engine()?.take(py)?;
+    let engine = session.engine()?;
+    while engine.take(py)?.is_some() {}
     let (tell, protocol, _garbage) = session.state(|state| {
         state.conn_lost += 1;
         state.closed = true;

@@ -133,10 +133,11 @@ fn hand_down_quietly(session: Session<'_, '_>) -> PyResult<()> {
 
 /// Gives the records to the transport below even if that has too much already.
 pub fn hand_down_all(session: Session<'_, '_>) -> PyResult<()> {
-    match session.engine()?.take(session.py())? {
-        Some(records) => below::write(session, records),
-        None => Ok(()),
+    let engine = session.engine()?;
+    while let Some(records) = engine.take(session.py())? {
+        below::write(session, records)?;
     }
+    Ok(())
 }
 
 /// The transport below takes bytes again.
