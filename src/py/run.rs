@@ -3,7 +3,7 @@
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use zloop_backends::{Backend, Events, Interest, Token, Wait};
+use zloop_backends::{Backend, Events, Interest, Token, Wait, What};
 
 use super::errors;
 use super::event_loop::EventLoop;
@@ -63,11 +63,22 @@ impl Turn<'_, '_> {
             let backend = state.backend()?;
             if backend.in_flight() > 0 {
                 backend.poll(Wait::Now, &mut events)?;
-                events.drain().for_each(|event| state.dispatch(py, event));
             }
             Ok(())
         });
+        self.dispatch(&mut events);
         polled.map_err(|error: std::io::Error| errors::os_error(py, &error))
+    }
+
+    /// Queues what a wait has reported, in the order in which it came. A send that has simply left is no news to anyone,
+    /// and settled without a callback.
+    fn dispatch(&self, events: &mut Events) {
+        let (py, core) = (self.this.py(), self.this.get());
+        for event in events.drain() {
+            if !matches!(event.what, What::Sent(result) if stream::settled(self.this, event.token, result)) {
+                core.state.with(py, |state| state.dispatch(py, event));
+            }
+        }
     }
 
     /// Waits for I/O, unless callbacks are ready and the kernel was asked a moment ago.
@@ -109,8 +120,8 @@ impl Turn<'_, '_> {
         core.state.with(py, |state| {
             state.backend = Some(backend);
             state.slice.restart();
-            events.drain().for_each(|event| state.dispatch(py, event));
         });
+        self.dispatch(&mut events);
         self.events = Some(events);
         core.take_inbox(py);
         result.map_err(|error| errors::os_error(py, &error))

@@ -1,9 +1,10 @@
 //! Sends on their way.
 //!
 //! A send is queued until the next poll, then handed over with the others, and over as soon as the kernel has looked
-//! at it: all of it left, or some and the stream is full. What is left then waits here, not in the kernel, until the
-//! stream's poll says that there is room. So the kernel holds no memory of the caller's between two polls, a cancel
-//! takes effect at once, and a closed socket is really closed.
+//! at it. If all of it left, the kernel says nothing, which is the cheapest answer; otherwise a completion says how
+//! much did. What is left then waits here, not in the kernel, until the stream's poll says that there is room. So the
+//! kernel holds no memory of the caller's between two polls, a cancel takes effect at once, and a closed socket is
+//! really closed.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -25,11 +26,10 @@ pub(super) struct Flight {
     slices: Slices,
     sent: usize,
     left: usize,
-    header: libc::msghdr,
 }
 
-// SAFETY: the pointers name memory that the caller of `Backend::send` keeps valid, in whatever thread, or, in the
-// header, this flight's own.
+// SAFETY: the pointers name memory that the caller of `Backend::send` keeps valid, in whatever thread, or, in a list's
+// header, the list's own.
 unsafe impl Send for Flight {}
 
 /// Where a send is.
@@ -46,23 +46,21 @@ pub(super) enum Stage {
 impl Flight {
     pub(super) fn new(token: Token, fd: RawFd, bufs: &[IoSlice<'_>]) -> Self {
         let left = bufs.iter().map(|buf| buf.len()).sum();
-        let slices = Slices::new(bufs);
-        // SAFETY: all zero is a valid message: no name, no slices, no control data.
-        let header = unsafe { MaybeUninit::zeroed().assume_init() };
-        Self { token, stage: Stage::Queued, cancelled: false, fd, slices, sent: 0, left, header }
+        Self { token, stage: Stage::Queued, cancelled: false, fd, slices: Slices::new(bufs), sent: 0, left }
     }
 
     /// The request for what is left.
     pub(super) fn request(&mut self, tag: Tag) -> squeue::Entry {
         self.stage = Stage::Submitted;
-        match self.slices.rest_mut() {
-            [only] => sqe::send(self.fd, only, tag),
-            several => {
-                self.header.msg_iov = several.as_mut_ptr();
-                self.header.msg_iovlen = several.len() as _;
-                sqe::send_message(self.fd, &self.header, tag)
-            }
+        match &mut self.slices {
+            Slices::One(only) => sqe::send(self.fd, only, tag),
+            Slices::Several(list) => sqe::send_message(self.fd, list.describe(), tag),
         }
+    }
+
+    /// The kernel has taken it and said nothing: all of it left. The result.
+    pub(super) fn complete(&self) -> i32 {
+        (self.sent + self.left) as i32
     }
 
     /// Tries what is left at once; the result if the send is over.
@@ -86,10 +84,17 @@ impl Flight {
             _ if result == -libc::EINTR => return self.resume(),
             _ if result == -libc::EAGAIN => {}
             _ if self.sent > 0 => return Some(self.sent as i32),
+            // Only of the peer that went while this waited to be handed over. Sent at once, it would have left, and the
+            // stream would have ended with its own error (`ECONNRESET`).
+            _ if result == -libc::EPIPE => return Some(self.own_error().unwrap_or(result)),
             _ => return Some(result),
         }
         let over = self.left == 0 || self.cancelled;
         over.then(|| self.result_now())
+    }
+
+    fn own_error(&self) -> Option<i32> {
+        attempt::take_error(self.fd)?.raw_os_error().map(|errno| -errno)
     }
 
     /// The result if it ended now.
@@ -100,9 +105,8 @@ impl Flight {
     fn skip(&mut self, mut count: usize) {
         self.sent += count;
         self.left -= count;
-        while let Some(slice) = self.slices.rest().first().filter(|slice| slice.iov_len <= count) {
-            count -= slice.iov_len;
-            self.slices.first += 1;
+        if let Slices::Several(list) = &mut self.slices {
+            count -= list.skip_whole(count);
         }
         if let Some(slice) = self.slices.rest_mut().first_mut() {
             // Wrapping: the pointer stays inside its slice.
@@ -114,27 +118,65 @@ impl Flight {
 
 /// What is to be sent; nearly always one slice, which needs no allocation.
 #[derive(Debug)]
-struct Slices {
-    one: [libc::iovec; 1],
-    /// All of them, if there are more.
-    several: Vec<libc::iovec>,
+enum Slices {
+    One([libc::iovec; 1]),
+    Several(Box<List>),
+}
+
+/// Several slices, at a fixed address together with the header that names them.
+#[derive(Debug)]
+struct List {
+    slices: Vec<libc::iovec>,
     /// The first that is not through.
     first: usize,
+    header: libc::msghdr,
 }
 
 impl Slices {
     fn new(bufs: &[IoSlice<'_>]) -> Self {
         let part = |buf: &IoSlice<'_>| libc::iovec { iov_base: buf.as_ptr().cast_mut().cast(), iov_len: buf.len() };
-        let several = if bufs.len() > 1 { bufs.iter().map(part).collect() } else { Vec::new() };
-        Self { one: [part(&bufs[0])], several, first: 0 }
+        match bufs {
+            [only] => Self::One([part(only)]),
+            _ => {
+                // SAFETY: all zero is a valid message: no name, no slices, no control data.
+                let header = unsafe { MaybeUninit::zeroed().assume_init() };
+                Self::Several(Box::new(List { slices: bufs.iter().map(part).collect(), first: 0, header }))
+            }
+        }
     }
 
     fn rest(&self) -> &[libc::iovec] {
-        if self.several.is_empty() { &self.one[self.first..] } else { &self.several[self.first..] }
+        match self {
+            Self::One(only) => only,
+            Self::Several(list) => &list.slices[list.first..],
+        }
     }
 
     fn rest_mut(&mut self) -> &mut [libc::iovec] {
-        if self.several.is_empty() { &mut self.one[self.first..] } else { &mut self.several[self.first..] }
+        match self {
+            Self::One(only) => only,
+            Self::Several(list) => &mut list.slices[list.first..],
+        }
+    }
+}
+
+impl List {
+    /// The header, which names what is left. The kernel copies it when it takes the request.
+    fn describe(&mut self) -> &libc::msghdr {
+        let rest = &mut self.slices[self.first..];
+        self.header.msg_iov = rest.as_mut_ptr();
+        self.header.msg_iovlen = rest.len() as _;
+        &self.header
+    }
+
+    /// Goes past the slices that lie within the next `count` bytes; how many bytes those are.
+    fn skip_whole(&mut self, count: usize) -> usize {
+        let mut skipped = 0;
+        while let Some(slice) = self.slices.get(self.first).filter(|slice| slice.iov_len <= count - skipped) {
+            skipped += slice.iov_len;
+            self.first += 1;
+        }
+        skipped
     }
 }
 

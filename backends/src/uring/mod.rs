@@ -11,7 +11,7 @@
 //!   A lone or large one is attempted on the spot: there is nothing to save, and its bytes are still in the cache.
 //!
 //! The ring belongs to the thread that polls: it is made disabled, taken by the first [`bind`](Backend::bind), and
-//! replaced when another thread binds.
+//! replaced when another thread binds. A forked child leaves the ring of its parent alone.
 
 mod flight;
 pub(crate) mod probe;
@@ -48,6 +48,8 @@ pub struct Uring {
     flights: crate::slots::Slots<Flight>,
     /// Flights to be handed over by the next wait.
     queued: Vec<Token>,
+    /// Flights handed over, with the numbers of their requests.
+    submitted: VecDeque<(u32, Token)>,
     /// Reports that no completion stands for, or that had to be taken from a ring before its time.
     backlog: VecDeque<Event>,
     gathering: bool,
@@ -87,13 +89,18 @@ impl Uring {
     /// # Errors
     /// The kernel's.
     pub fn open() -> io::Result<Self> {
+        Self::on(Ring::new()?)
+    }
+
+    fn on(ring: Ring) -> io::Result<Self> {
         Ok(Self {
-            ring: Ring::new()?,
+            ring,
             files: Table::new(),
             serial: Serial::NONE,
             to_arm: Vec::new(),
             flights: crate::slots::Slots::new(),
             queued: Vec::new(),
+            submitted: VecDeque::new(),
             backlog: VecDeque::new(),
             gathering: false,
             alarm: Alarm::new()?,
@@ -128,13 +135,15 @@ impl Uring {
             return;
         }
         // SAFETY: the request points to nothing.
-        let pushed = unsafe { self.ring.push(&sqe::remove_poll(Tag::Poll(token.slot(), serial))) };
+        let pushed = unsafe { self.ring.push(&sqe::cancel_poll(Tag::Poll(token.slot(), serial))) };
         debug_assert!(pushed.is_ok(), "no room to remove a poll");
     }
 
     /// Leaves the ring to the kernel, which ends its polls. All files are armed anew by the next wait.
     fn give_up_ring(&mut self) {
-        self.save_completions();
+        if !self.ring.is_inherited() {
+            self.save_completions();
+        }
         if let Ok(ring) = Ring::new() {
             self.ring = ring;
         }
@@ -149,6 +158,7 @@ impl Uring {
         }
         // What the kernel has not even looked at is handed over to the next ring.
         self.queued.clear();
+        self.submitted.clear();
         for (key, flight) in self.flights.iter_mut().filter(|(_, flight)| flight.stage != Stage::Blocked) {
             flight.stage = Stage::Queued;
             self.queued.push(key);
@@ -197,8 +207,37 @@ impl Uring {
             // SAFETY: the kernel is through with slices and header when the call that hands them over returns, which
             // is before the flight can move; the bytes are the caller's promise.
             unsafe { self.ring.push(&request) }?;
+            self.submitted.push_back((self.ring.last_pushed(), key));
         }
         self.queued.clear();
+        Ok(())
+    }
+
+    /// Ends the sends that the kernel has taken and says nothing about: all of theirs left.
+    fn land_silent(&mut self, out: &mut Events) -> io::Result<()> {
+        // It may have said something about them that has not been looked at.
+        self.save_completions();
+        while self.ring.has_overflowed() {
+            self.ring.enter(Wait::Now)?;
+            self.save_completions();
+        }
+        let taken = self.ring.last_taken();
+        while let Some(&(number, key)) = self.submitted.front() {
+            // Numbers start over, but never so far that the sign of the difference changes.
+            if (taken.wrapping_sub(number) as i32) < 0 {
+                break;
+            }
+            self.submitted.pop_front();
+            if let Some(flight) = self.flights.get(key).filter(|flight| flight.stage == Stage::Submitted) {
+                let result = flight.complete();
+                let landed = self.land(key, result);
+                if self.backlog.is_empty() && out.room() > 0 {
+                    out.push(landed.token, landed.what);
+                } else {
+                    self.backlog.push_back(landed);
+                }
+            }
+        }
         Ok(())
     }
 
@@ -387,16 +426,8 @@ impl Backend for Uring {
                 self.land(key, result);
                 Some(result)
             }
-            Stage::Blocked => None,
-            Stage::Submitted => {
-                self.save_completions();
-                let mine = |event: &Event| event.token == token && matches!(event.what, What::Sent(_));
-                let place = self.backlog.iter().position(mine)?;
-                match self.backlog.remove(place)?.what {
-                    What::Sent(result) => Some(result),
-                    What::Ready(_) => None,
-                }
-            }
+            // Submitted: the kernel was too short of memory to look at it; it comes when there is some.
+            Stage::Blocked | Stage::Submitted => None,
         }
     }
 
@@ -429,6 +460,12 @@ impl Backend for Uring {
         let before = out.room();
         self.reap(out);
         self.queue_requests()?;
+        if !self.submitted.is_empty() {
+            // What leaves in silence ends no wait, so this call must not wait yet.
+            self.ring.enter(Wait::Now)?;
+            self.reap(out);
+            self.land_silent(out)?;
+        }
         let wait = if out.room() < before { Wait::Now } else { self.alarm.fall_asleep(wait) };
         let entered = if wait == Wait::Now && !self.ring.is_worth_entering() { Ok(()) } else { self.ring.enter(wait) };
         self.alarm.awake();
@@ -448,6 +485,7 @@ impl Backend for Uring {
     fn quiesce(&mut self, out: &mut Events) -> io::Result<()> {
         if self.ring.is_ours() {
             self.ring.enter(Wait::Now)?;
+            self.land_silent(out)?;
         } else if !self.ring.is_new() {
             self.give_up_ring();
         }

@@ -1,6 +1,8 @@
 //! The ring itself: setting it up, entering the kernel, taking completions.
 
 use std::io;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -22,6 +24,10 @@ const ALWAYS: EnterFlags = EnterFlags::GETEVENTS;
 pub(super) struct Ring {
     kernel: IoUring,
     owner: Option<ThreadId>,
+    /// What [`forks`] said when it was made.
+    forks: u32,
+    /// How many requests were ever queued; it starts over after 2^32.
+    pushed: u32,
     /// What every wait passes on.
     wait_flags: EnterFlags,
     without_array: bool,
@@ -49,15 +55,22 @@ impl Ring {
     /// # Errors
     /// The kernel's: `EINVAL` before Linux 6.1, `ENOSYS`, `EPERM`, `ENOMEM`, `EMFILE`.
     pub(super) fn new() -> io::Result<Self> {
-        let (kernel, without_array) = match build(true) {
+        Self::with_room(SUBMISSIONS, COMPLETIONS)
+    }
+
+    /// [`new`](Ring::new), with room for so many of each, powers of two.
+    pub(super) fn with_room(submissions: u32, completions: u32) -> io::Result<Self> {
+        let (kernel, without_array) = match build(submissions, completions, true) {
             // Before Linux 6.6 the flag that saves an array is unknown.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (build(false)?, false),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                (build(submissions, completions, false)?, false)
+            }
             other => (other?, true),
         };
         let mut wait_flags = ALWAYS | EnterFlags::EXT_ARG;
         // Since Linux 6.15 a wait can be idleness instead of waiting for a disk.
         wait_flags.set(EnterFlags::NO_IOWAIT, kernel.params().is_feature_no_iowait());
-        Ok(Self { kernel, owner: None, wait_flags, without_array })
+        Ok(Self { kernel, owner: None, forks: forks(), pushed: 0, wait_flags, without_array })
     }
 
     /// Makes the calling thread the only one that may enter.
@@ -67,14 +80,19 @@ impl Ring {
         Ok(())
     }
 
-    /// Whether nobody has taken the ring yet.
+    /// Whether nobody has taken the ring yet, so that the calling thread may.
     pub(super) fn is_new(&self) -> bool {
-        self.owner.is_none()
+        self.owner.is_none() && !self.is_inherited()
     }
 
     /// Whether the calling thread may enter.
     pub(super) fn is_ours(&self) -> bool {
-        self.owner == Some(this_thread())
+        self.owner == Some(this_thread()) && !self.is_inherited()
+    }
+
+    /// Whether it belongs to a parent of this process. Its memory is shared with the parent, who would see each change.
+    pub(super) fn is_inherited(&self) -> bool {
+        self.forks != FORKS.load(Ordering::Relaxed)
     }
 
     #[cfg(test)]
@@ -103,6 +121,7 @@ impl Ring {
         loop {
             // SAFETY: the caller's promise.
             if unsafe { self.kernel.submission().push(request) }.is_ok() {
+                self.pushed = self.pushed.wrapping_add(1);
                 return Ok(());
             }
             let before = self.queued();
@@ -119,6 +138,21 @@ impl Ring {
         let mut queue = self.kernel.submission();
         queue.sync();
         queue.len()
+    }
+
+    /// The number of the request queued last.
+    pub(super) fn last_pushed(&self) -> u32 {
+        self.pushed
+    }
+
+    /// The number of the request that the kernel has taken last.
+    pub(super) fn last_taken(&mut self) -> u32 {
+        self.pushed.wrapping_sub(self.queued() as u32)
+    }
+
+    /// Whether the kernel keeps completions for which there was no room.
+    pub(super) fn has_overflowed(&mut self) -> bool {
+        self.kernel.submission().cq_overflow()
     }
 
     /// Whether a call that does not wait could bring anything.
@@ -180,14 +214,30 @@ fn deadline(wait: Wait) -> Option<Option<Timespec>> {
     }
 }
 
-fn build(without_array: bool) -> io::Result<IoUring> {
+fn build(submissions: u32, completions: u32, without_array: bool) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_r_disabled();
-    builder.setup_submit_all().setup_clamp().setup_cqsize(COMPLETIONS);
+    builder.setup_submit_all().setup_clamp().setup_cqsize(completions);
     if without_array {
         builder.setup_no_sqarray();
     }
-    builder.build(SUBMISSIONS)
+    builder.build(submissions)
+}
+
+/// How many forks lie between the process that first asked and this one.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+fn forks() -> u32 {
+    extern "C" fn in_child() {
+        FORKS.fetch_add(1, Ordering::Relaxed);
+    }
+    static COUNTED: Once = Once::new();
+    COUNTED.call_once(|| {
+        // SAFETY: the handler changes an atomic and nothing else, which a forked child may do.
+        let answer = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        assert_eq!(answer, 0, "no memory for the handler of forks");
+    });
+    FORKS.load(Ordering::Relaxed)
 }
 
 fn this_thread() -> ThreadId {

@@ -86,22 +86,28 @@ pub(super) fn poll_alarm(fd: RawFd) -> squeue::Entry {
 
 /// Ends the poll with this tag, whose completion is `-ECANCELED` then. A request to remove a poll would not do: the
 /// kernel refuses it while the poll has something to report, and lets the poll live on.
-pub(super) fn remove_poll(tag: Tag) -> squeue::Entry {
-    let request = opcode::AsyncCancel::new(tag.to_bits()).build().user_data(Tag::Nobody.to_bits());
-    request.flags(squeue::Flags::SKIP_SUCCESS)
+pub(super) fn cancel_poll(tag: Tag) -> squeue::Entry {
+    silent(opcode::AsyncCancel::new(tag.to_bits()).build(), Tag::Nobody)
 }
 
-/// Never waits for room (`MSG_DONTWAIT`): the request is over when the call that hands it over returns, so nothing of
-/// a send is left in the kernel between two polls.
-pub(super) const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+/// Never waits for room (`DONTWAIT`): the request is over when the call that hands it over returns, so nothing of a send
+/// is left in the kernel between two polls. And less than all of it is a failure (`WAITALL`), whose completion says how
+/// much left; success has none.
+const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
 
-pub(super) fn send(fd: RawFd, bytes: &libc::iovec, tag: Tag) -> squeue::Entry {
+pub(super) fn send(fd: RawFd, bytes: &[libc::iovec; 1], tag: Tag) -> squeue::Entry {
+    let [bytes] = bytes;
     let request = opcode::Send::new(Fd(fd), bytes.iov_base.cast_const().cast(), bytes.iov_len as u32);
-    request.flags(SEND_FLAGS).build().user_data(tag.to_bits())
+    silent(request.flags(SEND_FLAGS).build(), tag)
 }
 
 pub(super) fn send_message(fd: RawFd, header: &libc::msghdr, tag: Tag) -> squeue::Entry {
-    opcode::SendMsg::new(Fd(fd), header).flags(SEND_FLAGS as u32).build().user_data(tag.to_bits())
+    silent(opcode::SendMsg::new(Fd(fd), header).flags(SEND_FLAGS as u32).build(), tag)
+}
+
+/// A request that completes only if it fails.
+fn silent(request: squeue::Entry, tag: Tag) -> squeue::Entry {
+    request.flags(squeue::Flags::SKIP_SUCCESS).user_data(tag.to_bits())
 }
 
 /// As `selectors` of Python maps them: a dead fd is ready in both directions.

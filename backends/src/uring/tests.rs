@@ -69,7 +69,7 @@ fn the_kernel_keeps_few_polls_for_each_file_and_none_for_the_forgotten() {
 }
 
 #[test]
-fn thousands_of_sends_beside_a_far_deadline_leave_nothing_behind() {
+fn a_hundred_thousand_sends_beside_a_far_deadline_leave_nothing_behind() {
     let Some(mut uring) = opened() else { return };
     let pairs: Vec<_> = (0..4).map(|_| UnixStream::pair().unwrap()).collect();
     for (slot, (ours, theirs)) in pairs.iter().enumerate() {
@@ -78,7 +78,7 @@ fn thousands_of_sends_beside_a_far_deadline_leave_nothing_behind() {
         uring.attach(ours.as_raw_fd(), Token::new(slot as u32, 0)).unwrap();
     }
     let mut events = Events::with_limit(64);
-    for _ in 0..5000 {
+    for _ in 0..25_000 {
         uring.gather(pairs.len());
         for slot in 0..pairs.len() {
             // SAFETY: a literal lives for ever.
@@ -156,4 +156,112 @@ fn fifty_rings_fit_into_the_limits_of_a_process() {
         uring.waker().wake();
         uring.poll(Wait::Forever, &mut events).unwrap();
     }
+}
+
+#[test]
+fn a_peer_that_resets_before_the_handover_is_seen_as_reset() {
+    let Some(mut uring) = opened() else { return };
+    let pairs: Vec<_> = (0..2).map(|_| UnixStream::pair().unwrap()).collect();
+    for (slot, (ours, _)) in pairs.iter().enumerate() {
+        uring.attach(ours.as_raw_fd(), Token::new(slot as u32, 0)).unwrap();
+        (&*ours).write_all(b"never read").unwrap();
+    }
+    settle(&mut uring);
+    uring.gather(pairs.len());
+    for slot in 0..pairs.len() {
+        // SAFETY: a literal lives for ever.
+        let sent = unsafe { uring.send(Token::new(slot as u32, 0), &[IoSlice::new(b"late")]) };
+        assert_eq!(sent.unwrap(), Sent::Pending);
+    }
+    let ours: Vec<_> = pairs.into_iter().map(|(ours, _theirs)| ours).collect();
+    let ends: Vec<_> = settle(&mut uring).into_iter().filter(|event| matches!(event.what, What::Sent(_))).collect();
+    assert_eq!(ends.iter().map(|end| end.what).collect::<Vec<_>>(), [What::Sent(-libc::ECONNRESET); 2]);
+    drop(ours);
+}
+
+#[test]
+fn a_child_that_goes_on_with_what_it_inherited_disturbs_nothing() {
+    let Some(mut uring) = opened() else { return };
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (token, other) = (Token::new(0, 0), Token::new(1, 0));
+    uring.attach(ours.as_raw_fd(), token).unwrap();
+    settle(&mut uring);
+    let seen = |events: Vec<Event>, token| events.iter().any(|event| event.token == token);
+    // SAFETY: the child uses the allocator, which survives a fork, and ends without running anything else of ours.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        uring.forget(token);
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        uring.attach(ours.as_raw_fd(), other).unwrap();
+        theirs.write_all(b"x").unwrap();
+        let fine = seen(settle(&mut uring), other);
+        drop(uring);
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(if fine { 7 } else { 8 }) };
+    }
+    let mut status = 0;
+    // SAFETY: the status has a place.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, "the child has come to no good end");
+    (&theirs).write_all(b"x").unwrap();
+    assert!(seen(settle(&mut uring), token), "the child has ended a poll of its parent");
+    assert_eq!(kept(&uring), (2, 0));
+}
+
+#[test]
+fn a_tiny_ring_loses_neither_reports_nor_the_ends_of_sends() {
+    if opened().is_none() {
+        return;
+    }
+    let mut uring = Uring::on(Ring::with_room(4, 4).unwrap()).unwrap();
+    uring.ring.enable().unwrap();
+    let mut pairs: Vec<_> =
+        (0..300).map(|_| UnixStream::pair().unwrap()).map(|(ours, theirs)| (ours, Some(theirs))).collect();
+    for (slot, (ours, _)) in pairs.iter().enumerate() {
+        ours.set_nonblocking(true).unwrap();
+        uring.attach(ours.as_raw_fd(), Token::new(slot as u32, 0)).unwrap();
+    }
+    settle(&mut uring);
+    uring.gather(pairs.len());
+    for (slot, (_, theirs)) in pairs.iter_mut().enumerate() {
+        // SAFETY: a literal lives for ever.
+        let sent = unsafe { uring.send(Token::new(slot as u32, 0), &[IoSlice::new(b"ping")]) };
+        assert_eq!(sent.unwrap(), Sent::Pending);
+        match slot % 3 {
+            0 => drop(theirs.take()),
+            _ => theirs.as_mut().unwrap().write_all(b"x").unwrap(),
+        }
+    }
+    let events: Vec<_> = (0..200).flat_map(|_| settle(&mut uring)).collect();
+    for (slot, (_, theirs)) in pairs.iter().enumerate() {
+        let mine = || events.iter().filter(|event| event.token.slot() == slot as u32).map(|event| event.what);
+        let ends: Vec<_> = mine().filter(|what| matches!(what, What::Sent(_))).collect();
+        assert!(mine().any(|what| matches!(what, What::Ready(ready) if ready.contains(Interest::READ))), "{slot}");
+        match theirs {
+            Some(_) => assert_eq!(ends, [What::Sent(4)], "{slot}"),
+            None => assert_eq!(ends, [What::Sent(-libc::EPIPE)], "{slot}: a failure that overflowed"),
+        }
+    }
+    assert_eq!(uring.in_flight(), 0);
+}
+
+#[test]
+fn a_failure_that_did_not_fit_is_no_success() {
+    let Some(mut uring) = opened() else { return };
+    let ours: Vec<_> = (0..4).map(|_| UnixStream::pair().unwrap().0).collect();
+    uring.gather(ours.len());
+    for (slot, ours) in ours.iter().enumerate() {
+        ours.set_nonblocking(true).unwrap();
+        uring.attach(ours.as_raw_fd(), Token::new(slot as u32, 0)).unwrap();
+        // SAFETY: a literal lives for ever.
+        let sent = unsafe { uring.send(Token::new(slot as u32, 0), &[IoSlice::new(b"anybody there?")]) };
+        assert_eq!(sent.unwrap(), Sent::Pending);
+    }
+    let mut ends = Vec::new();
+    let mut events = Events::with_limit(1);
+    while uring.in_flight() > 0 {
+        uring.poll(Wait::Now, &mut events).unwrap();
+        ends.extend(events.drain().map(|event| event.what).filter(|what| matches!(what, What::Sent(_))));
+    }
+    assert_eq!(ends, [What::Sent(-libc::EPIPE); 4]);
 }

@@ -60,13 +60,19 @@ pub fn a_duplicate_does_not_report_for_the_forgotten(rig: &mut Rig) {
     }
 }
 
-/// C7: once a stream is forgotten and closed, its peer reads the end, without another poll.
+/// C7: once a stream is forgotten and closed, its peer reads the end, without another poll; also if the stream has
+/// turned readable since the last one.
 pub fn a_forgotten_stream_ends_when_it_is_closed(rig: &mut Rig) {
     for family in rig.families() {
-        for polled in [false, true] {
+        for (polled, stirred) in [(false, false), (true, false), (true, true)] {
             let stream = rig.stream_of(*family);
             if polled {
                 rig.settle();
+            }
+            if stirred {
+                rig.world().write(stream.peer, b"x").expect("room");
+                // Unread bytes would make a reset of the end.
+                while rig.drain(stream.fd, 10).is_empty() {}
             }
             rig.forget(stream.token);
             rig.world().close(stream.fd).expect("an open fd");

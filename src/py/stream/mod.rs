@@ -252,6 +252,18 @@ impl State {
         self.queue.is_empty() && !self.in_flight
     }
 
+    /// Takes out of the queue what has left, if that was all there was and nobody waits for it.
+    fn settle(&mut self, result: i32) -> bool {
+        let whole = usize::try_from(result).is_ok_and(|count| count == self.queue.len());
+        let awaited = self.closing || self.eof || self.empty_waiter.is_some() || self.mark.is_paused();
+        if whole && !awaited && self.conn_lost == 0 {
+            self.queue.advance(result as usize, drop);
+            self.in_flight = false;
+            return true;
+        }
+        false
+    }
+
     /// Whether all bytes have left and somebody waits to hear of it: a paused protocol, `sendfile`, a close or an end of
     /// the stream that was asked for while the kernel was full.
     fn owes_news(&self) -> bool {
@@ -359,6 +371,13 @@ pub fn on_sent(this: &Bound<'_, EventLoop>, token: Token, result: i32) -> PyResu
     let Some(transport) = lookup(this, token) else { return Ok(()) };
     let outcome = with_conn(&transport, |conn| context::run(&conn.write_context(), || write::sent(conn, result)));
     outcome.or_else(|error| run::report(this, "StreamTransport._sent()", error))
+}
+
+/// Settles the end of a send that left whole and that nobody waits for; false if there is more to do.
+pub fn settled(this: &Bound<'_, EventLoop>, token: Token, result: i32) -> bool {
+    let Some(transport) = lookup(this, token) else { return false };
+    let settled = with_conn(&transport, |conn| Ok(conn.state(|state| state.settle(result))));
+    matches!(settled, Ok(true))
 }
 
 fn lookup<'py>(this: &Bound<'py, EventLoop>, token: Token) -> Option<Bound<'py, PyAny>> {
