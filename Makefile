@@ -3,12 +3,14 @@
 #   PYTHON=3.12          another interpreter (a version, a name or a path); it gets .venv-3.12
 #   BACKEND=epoll        one backend; without it zloop chooses
 #   PROFILE=dev-release  a quicker build with debug assertions instead of the release build
+#   SANITIZER=thread     for `make sanitize`: address (the default) or thread
 
 PYTHON ?=
 BACKEND ?=
 SUITE ?=
 QUICK ?=
 PROFILE ?= release
+SANITIZER ?= address
 
 # The default interpreter lives in .venv and builds in target/; a named one has its own folders, so
 # that going back and forth between two rebuilds nothing.
@@ -113,6 +115,19 @@ conform: $(BUILT) ## Both conformance suites on one backend: BACKEND=epoll
 .PHONY: clauses
 clauses: $(VENV)/.made ## The backends' contract, a line for each clause, on each backend that opens here
 	@$(PY) scripts/run_tests.py clauses
+
+# Both need a nightly toolchain: rustup toolchain install nightly --component miri,rust-src
+.PHONY: miri
+miri: ## Interpret what needs no kernel, and notice undefined behaviour: queues, timers, slabs, tables
+	cargo +nightly miri test --package zloop --no-default-features --lib
+	cargo +nightly miri test --package zloop-backends --features sim --lib -- addr api selector sim slots table
+
+# The forked children of some cases start threads, which thread sanitizer only allows on request.
+.PHONY: sanitize
+sanitize: ## The backends and their suite under SANITIZER=address or thread
+	RUSTFLAGS=-Zsanitizer=$(SANITIZER) RUSTDOCFLAGS=-Zsanitizer=$(SANITIZER) TSAN_OPTIONS=die_after_fork=0 \
+	cargo +nightly test -Zbuild-std --target $(shell rustc -vV | sed -n 's/^host: //p') \
+		--target-dir target/sanitize-$(SANITIZER) --package zloop-backends --package zloop-conformance --tests
 
 .PHONY: upstream
 upstream: $(BUILT) ## Other projects' test suites on zloop against asyncio: SUITE=uvicorn BACKEND=epoll

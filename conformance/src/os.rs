@@ -148,8 +148,9 @@ impl Os {
             }
             Deed::Wake(waker) => Box::new(move || waker.wake()),
             Deed::Signal => {
-                let home = self.home;
-                Box::new(move || pthread_kill(home, Signal::SIGUSR1).expect("the thread lives"))
+                // As a number: some C libraries have a pointer here, which does not go to other threads.
+                let home = self.home as usize;
+                Box::new(move || pthread_kill(home as Pthread, Signal::SIGUSR1).expect("the thread lives"))
             }
         }
     }

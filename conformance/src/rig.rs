@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::os::fd::RawFd;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,8 +23,14 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// The number of events that a poll brings at most, unless a case says otherwise.
 const LIMIT: usize = 64;
 
+/// More than any stream takes whose peer does not read.
+const FULL_MAX: usize = 1 << 28;
+
 /// Held shared by every rig, and alone by whoever counts the process's fds.
 static FDS: RwLock<()> = RwLock::new(());
+
+/// Memory of sends that never ended. Kept in sight, so that whoever looks for leaks finds only real ones.
+static ABANDONED: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
 
 /// A backend under test.
 #[allow(missing_debug_implementations)]
@@ -211,6 +217,10 @@ impl Rig {
         } else {
             self.bury(copy);
         }
+        if let Err(error) = &answer {
+            let again = [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted].contains(&error.kind());
+            assert!(!again, "C2: {error} as the result of a send");
+        }
         if let Ok(Sent::Done(count)) = answer {
             assert!((1..=bytes.len()).contains(&count), "C2: {count} of {} bytes left", bytes.len());
         }
@@ -233,6 +243,7 @@ impl Rig {
     pub fn fill(&mut self, stream: Stream) -> Vec<u8> {
         let mut all = Vec::new();
         loop {
+            assert!(all.len() < FULL_MAX, "C2: {} bytes left, and the peer has read none", all.len());
             let chunk = pattern(all.len(), 30_000);
             match self.send(stream, &chunk).expect("the peer lives") {
                 Sent::Done(count) => all.extend(&chunk[..count]),
@@ -411,10 +422,9 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        // A failed case may leave sends in flight; then their memory has to outlive the process.
-        for (_, memory) in self.flights.drain() {
-            Box::leak(memory);
-        }
+        // A failed case may leave sends in flight; then their memory has to stay for as long as the process does.
+        let mut abandoned = ABANDONED.lock().unwrap_or_else(PoisonError::into_inner);
+        abandoned.extend(self.flights.drain().map(|(_, memory)| memory));
     }
 }
 

@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn many_threads_lose_nothing_and_keep_their_order() {
         const THREADS: u32 = 8;
-        const ITEMS: u32 = 10_000;
+        const ITEMS: u32 = if cfg!(miri) { 20 } else { 10_000 };
         let inbox = Inbox::default();
         let mut seen = vec![Vec::new(); THREADS as usize];
         std::thread::scope(|scope| {

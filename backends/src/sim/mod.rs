@@ -207,7 +207,7 @@ impl Sim {
                 Advance::Happened => {}
                 Advance::Signalled | Advance::Elapsed => return,
                 Advance::Stuck if self.is_rung(SLEEP_MS_MAX.into()) => return,
-                Advance::Stuck => panic!("nothing on the agenda and nobody calls: this wait never ends"),
+                Advance::Stuck => panic!("C8, C9: nothing on the agenda and nobody calls, so this wait never ends"),
             }
         }
     }

@@ -25,6 +25,7 @@ pub fn a_cancelled_send_ends_all_the_same(rig: &mut Rig) {
         rig.backend().cancel(stream.token);
     }
     for stream in pending {
+        rig.until("C3: the end of a cancelled send", |rig| rig.result(stream.token).is_some());
         let result = rig.until_sent(stream.token);
         assert_eq!(result, -libc::ECANCELED, "C3: nothing could leave");
     }

@@ -22,7 +22,7 @@ pub fn a_child_that_ends_is_reported_once(rig: &mut Rig) {
     for (mut child, token) in children.into_iter().zip(tokens) {
         assert!(rig.seen(token).is_empty(), "C16: a child is reported that lives");
         child.kill().expect("a child of ours");
-        rig.until_seen(token, Interest::READ);
+        until_told(rig, token);
         rig.unsee(token);
         rig.settle();
         assert!(rig.seen(token).is_empty(), "C16: a child is reported twice");
@@ -38,7 +38,7 @@ pub fn a_child_that_had_ended_is_reported_or_refused(rig: &mut Rig) {
     child.stdout.take().expect("a pipe").read_to_end(&mut Vec::new()).expect("the end of the child");
     let token = rig.token();
     if watch(rig, token, &child) == Answer::Watched {
-        rig.until_seen(token, Interest::READ);
+        until_told(rig, token);
     }
     assert!(child.wait().expect("C16: the backend has reaped the child").success());
     rig.forget(token);
@@ -55,10 +55,15 @@ pub fn nothing_is_reported_of_a_forgotten_child(rig: &mut Rig) {
     rig.settle();
     other.kill().expect("a child of ours");
     if watched {
-        rig.until_seen(second, Interest::READ);
+        until_told(rig, second);
     }
     end(other);
     rig.settle();
+}
+
+/// Polls until a child's end has been reported.
+fn until_told(rig: &mut Rig, token: Token) {
+    rig.until("C16: the end of a child", |rig| rig.seen(token).contains(Interest::READ));
 }
 
 #[derive(PartialEq, Eq)]

@@ -49,7 +49,7 @@ pub fn a_child_that_drops_its_copy_disturbs_nothing(rig: &mut Rig) {
     rig.poll(Wait::For(pause));
     assert!(rig.world().now() - before >= pause, "C13: the child has ended a wait of its parent");
     rig.world().write(peer, b"x").expect("room");
-    rig.until_seen(token, Interest::READ);
+    rig.until("C13: what the parent watches", |rig| rig.seen(token).contains(Interest::READ));
     rig.unsee(token);
     rig.rearm(stream.token, Interest::READ);
     rig.world().write(stream.peer, b"x").expect("room");
