@@ -26,7 +26,12 @@ class Expectation:
 def load_expectations(path: Path, known_suites: set[str]) -> list[Expectation]:
     with open(path, "rb") as file:
         entries = tomllib.load(file).get("expect", [])
-    expectations = [Expectation(**entry) for entry in entries]
+    # One reason may go for several tests.
+    expectations = [
+        Expectation(id=test, **entry)
+        for entry in entries
+        for test in entry.pop("ids", None) or [entry.pop("id")]
+    ]
     for entry in expectations:
         if entry.suite not in known_suites or not entry.reason.strip():
             raise ValueError(f"{path.name}: {entry.id}: no such suite, or no reason")

@@ -179,6 +179,8 @@ fn send(conn: Conn<'_, '_>) -> io::Result<Flushed> {
             return Ok(Flushed::Stop);
         };
         let sent = conn.event_loop.get().state.with(conn.py(), |owner| {
+            // The peer may be on this loop, too: what it gets now is to be seen before what comes later.
+            owner.slice.end();
             let backend = owner.backend()?;
             let sent = hand_over(backend, token, &state.queue)?;
             if sent == Sent::Blocked {

@@ -373,6 +373,13 @@ impl TlsProtocol {
     }
 
     #[getter]
+    fn _sslcontext<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = slf.py();
+        let extra = Session(slf).state(|state| state.extra.clone_ref(py));
+        extra.bind(py).get_item(intern!(py, "sslcontext"))
+    }
+
+    #[getter]
     fn _transport<'py>(slf: &Bound<'py, Self>) -> Option<Bound<'py, PyAny>> {
         Session(slf).object(|state| state.below.as_ref())
     }
