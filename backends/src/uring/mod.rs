@@ -34,8 +34,8 @@ use ring::Ring;
 use sqe::{Serial, Tag};
 
 /// Sends of more bytes are attempted at once: by the time that a batch of them is handed over, the first is out of the
-/// cache.
-const GATHERED_BYTES_MAX: usize = 16 * 1024;
+/// cache. (Measured: 10 KiB cost a tenth more when they waited for each other.)
+const GATHERED_BYTES_MAX: usize = 4096;
 
 /// A backend on a ring.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ pub fn a_cancelled_send_ends_all_the_same(rig: &mut Rig) {
         rig.fill(*stream);
     }
     rig.gather();
-    let bytes = pattern(0, 5000);
+    let bytes = pattern(0, 4000);
     let pending: Vec<_> =
         streams.into_iter().filter(|stream| rig.send(*stream, &bytes).is_ok_and(is_pending)).collect();
     for (index, stream) in pending.iter().enumerate() {

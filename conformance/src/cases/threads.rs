@@ -44,7 +44,7 @@ pub fn sends_in_flight_go_along(rig: &mut Rig) {
         filled.push(if index % 2 == 0 { rig.fill(*stream) } else { Vec::new() });
     }
     rig.gather();
-    let bytes = pattern(4, 7000);
+    let bytes = pattern(4, 4000);
     let answers: Vec<_> = streams.iter().map(|stream| rig.send(*stream, &bytes).expect("the peer lives")).collect();
     let elsewhere = poll_elsewhere(rig, 1);
     rig.take_note(&elsewhere);
