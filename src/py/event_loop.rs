@@ -8,12 +8,12 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
-use zloop_backends::{Backend, Events, Interest, Kind, Waker, available, open, open_auto};
+use zloop_backends::{Backend, Events, Interest, Waker};
 
 use super::accept::{self, Listener};
 use super::cell::Guarded;
@@ -21,7 +21,7 @@ use super::errors;
 use super::handle::{self, Callback, HandleTypes, new_handle};
 use super::native::Positional;
 use super::state::{Item, Source, State};
-use super::{context, exit, native, run, stream, watch};
+use super::{backends, context, exit, native, run, stream, watch};
 #[cfg(Py_GIL_DISABLED)]
 use crate::sched::Inbox;
 use crate::sched::monotonic;
@@ -279,11 +279,7 @@ impl EventLoop {
     #[pyo3(name = "_open", signature = (backend=None))]
     fn open(&self, py: Python<'_>, backend: Option<&str>) -> PyResult<()> {
         super::state::recycle_large_blocks();
-        let backend = match backend {
-            None => open_auto(),
-            Some(name) => open(kind_of(name)?),
-        };
-        let backend = backend.map_err(|error| unavailable(py, &error))?;
+        let backend = backends::open_named(py, backend)?;
         if self.backend_name.set(backend.profile().name).is_err() {
             return Err(PyRuntimeError::new_err("__init__() was called twice"));
         }
@@ -548,55 +544,6 @@ impl EventLoop {
         });
         drop(garbage);
     }
-}
-
-/// # Errors
-/// `ValueError`, listing the names that work here, for an unknown one.
-fn kind_of(name: &str) -> PyResult<Kind> {
-    Kind::from_name(name).ok_or_else(|| {
-        let names: Vec<_> = available().into_iter().map(Kind::name).collect();
-        PyValueError::new_err(format!("unknown backend {name:?}; available: auto, {}", names.join(", ")))
-    })
-}
-
-/// `zloop.BackendUnavailable`, which is an `OSError` with the kernel's errno.
-fn unavailable(py: Python<'_>, error: &zloop_backends::Unavailable) -> PyErr {
-    let class = py.import("zloop").and_then(|zloop| zloop.getattr("BackendUnavailable"));
-    let made = class.and_then(|class| class.call1((error.errno, error.to_string())));
-    made.map_or_else(|error| error, PyErr::from_value)
-}
-
-/// What every backend says of itself on this machine, for the doctor: dicts with `name`, `available`, `candidate` (an
-/// automatic choice may take it), `automatic` (it does), and `model` and `features`, or `errno` and `reason`.
-#[pyfunction]
-pub fn diagnose(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
-    let automatic = open_auto().ok().map(|backend| backend.profile().name);
-    let examine = |kind: Kind| {
-        let report = PyDict::new(py);
-        report.set_item("name", kind.name())?;
-        report.set_item("candidate", Kind::AUTO.contains(&kind))?;
-        report.set_item("automatic", automatic == Some(kind.name()))?;
-        match open(kind).map(|backend| backend.profile()) {
-            Ok(profile) => {
-                report.set_item("available", true)?;
-                report.set_item("model", profile.model)?;
-                report.set_item("features", profile.features)?;
-            }
-            Err(error) => {
-                report.set_item("available", false)?;
-                report.set_item("errno", error.errno)?;
-                report.set_item("reason", error.reason)?;
-            }
-        }
-        Ok(report)
-    };
-    Kind::ALL.iter().copied().map(examine).collect()
-}
-
-/// Names of the backends that open on this machine, the one that is picked automatically first.
-#[pyfunction]
-pub fn available_backends() -> Vec<&'static str> {
-    available().into_iter().map(Kind::name).collect()
 }
 
 /// Whether a class of loops has a clock of its own.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `event_loop.rs` | the base class of `zloop.Loop`: state and cold methods |
 //! | `hot.rs` | `call_soon` and what else programs call millions of times |
+//! | `backends.rs` | which backends there are, for loops and for the doctor |
 //! | `run.rs`, `debug.rs` | the run cycle; its slow twin in debug mode |
 //! | `state.rs` | what a loop owns |
 //! | `handle/` | `Handle`, `TimerHandle` |
@@ -22,6 +23,7 @@
 
 mod accept;
 mod address;
+mod backends;
 mod call;
 mod cell;
 mod child;
@@ -61,6 +63,6 @@ fn _zloop(module: &Bound<'_, PyModule>) -> PyResult<()> {
     datagram::register(module)?;
     tls::register(module)?;
     module.add_function(wrap_pyfunction!(tls::tls_problem, module)?)?;
-    module.add_function(wrap_pyfunction!(event_loop::available_backends, module)?)?;
-    module.add_function(wrap_pyfunction!(event_loop::diagnose, module)?)
+    module.add_function(wrap_pyfunction!(backends::available_backends, module)?)?;
+    module.add_function(wrap_pyfunction!(backends::diagnose, module)?)
 }
