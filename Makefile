@@ -137,6 +137,14 @@ upstream: $(BUILT) ## Other projects' test suites on zloop against asyncio: SUIT
 bench: $(VENV)/.made ## The benchmarks against asyncio and other loops; QUICK=1 for under three minutes
 	@$(PY) benches/run.py $(if $(QUICK),--quick)
 
+.PHONY: instructions
+instructions: $(BUILT) ## Instructions of the hot paths against the committed counts (valgrind); UPDATE=1 sets them anew
+ifeq ($(PROFILE),release)
+	@$(PY) benches/instructions.py $(if $(UPDATE),--update)
+else
+	@echo "instructions: not counted, because the committed counts are for PROFILE=release"
+endif
+
 .PHONY: wheel
 wheel: $(VENV)/.ready ## A wheel for this interpreter, in dist/
 	$(VENV)/bin/maturin build --release --strip --out dist --interpreter $(CURDIR)/$(PY)

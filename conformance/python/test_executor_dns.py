@@ -226,6 +226,23 @@ def test_getaddrinfo_is_what_socket_gives(loop, run):
     assert not wrong, f"{len(wrong)} differ, first: {wrong[:3]}"
 
 
+@pytest.mark.parametrize(
+    "host", ["0" * 70 + "1", "1..2", "127.0.0.1.", "\u0661", "1.2.3", "fe80::1%lo", ":", "::1\0"]
+)
+def test_odd_numbers_are_what_socket_makes_of_them(loop, run, host):
+    def outcome(resolve):
+        try:
+            return [(repr(entry), [type(part) for part in entry]) for entry in resolve()]
+        except (OSError, UnicodeError, ValueError) as error:
+            return type(error), errno_of(error)
+
+    # Numbers alone are asked for: whatever is none must not be looked up anywhere.
+    options = {"type": socket.SOCK_STREAM, "flags": socket.AI_NUMERICHOST}
+    expected = outcome(lambda: socket.getaddrinfo(host, 80, **options))
+    loop.set_debug(False)
+    assert outcome(lambda: run(loop.getaddrinfo(host, 80, **options))) == expected
+
+
 def test_localhost(loop, run):
     expected = socket.getaddrinfo("localhost", 80, type=socket.SOCK_STREAM)
     assert run(loop.getaddrinfo("localhost", 80, type=socket.SOCK_STREAM)) == expected

@@ -7,6 +7,7 @@ else is asyncio's, of the Python that runs, so that its behaviour, messages and 
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import signal
 import socket
@@ -241,14 +242,21 @@ class Loop(ProcessMethods):
         flags: int = 0,
     ) -> list[tuple[Any, ...]]:
         """Resolve a host and a port, numeric ones without a thread."""
-        if not self._debug and _is_numeric(host, port):
-            # The resolver itself answers: with this flag it looks nothing up, so it cannot block.
+        if not self._debug and _is_numeric(host, port) and socket.getaddrinfo is _getaddrinfo:
+            # The resolver itself answers: with this flag it looks nothing up, so it cannot block. Bytes spare a name
+            # of digits and dots the way through the codec for international ones.
             try:
-                return socket.getaddrinfo(
-                    host, port, family, type, proto, flags | socket.AI_NUMERICHOST
+                found = _socket.getaddrinfo(
+                    host.encode(), port, family, type, proto, flags | _socket.AI_NUMERICHOST
                 )
             except OSError:
                 pass  # The full lookup below says what is wrong, in its own words.
+            else:
+                # What `socket.getaddrinfo` makes of it, without asking the enumerations each time.
+                return [
+                    (_FAMILIES.get(kin, kin), _TYPES.get(kind, kind), protocol, name, address)
+                    for kin, kind, protocol, name, address in found
+                ]
         return await super().getaddrinfo(
             host, port, family=family, type=type, proto=proto, flags=flags
         )
@@ -264,9 +272,17 @@ def _move_read_ahead(protocol: asyncio.BaseProtocol, ssl_protocol: _zloop.TlsPro
 
 def _is_numeric(host: Any, port: Any) -> bool:
     """Whether neither the host nor the port needs a database to be understood."""
-    if not isinstance(port, int | None) or isinstance(port, bool) or not isinstance(host, str):
+    if type(host) is not str or not (port is None or type(port) is int):
         return False
-    return bool(host) and (":" in host or host.replace(".", "").isdigit())
+    # Longer ones are not to be parts of a name, whatever they would stand for.
+    short = host.isascii() and len(host) < 64
+    return short and (host.replace(".", "").isdigit() or ":" in host)
+
+
+# What programs may put in its place is theirs to have called, with the arguments they expect.
+_getaddrinfo = socket.getaddrinfo
+_FAMILIES: dict[int, Any] = {member.value: member for member in socket.AddressFamily}
+_TYPES: dict[int, Any] = {member.value: member for member in socket.SocketKind}
 
 
 class _Key(NamedTuple):

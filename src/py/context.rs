@@ -1,7 +1,7 @@
 //! Contexts: copied when a callback is scheduled, entered when it runs, and made at all only if there is something in them.
 //!
 //! Most callbacks are scheduled where no context variable is set. Copies of an empty context are all alike until the
-//! callback runs, so one is made then, and used again for the next callback if it came out empty and unseen.
+//! callback runs, so one is used for all, as long as none of them leaves anything in it or keeps it.
 
 use std::sync::OnceLock;
 
@@ -48,16 +48,92 @@ pub fn is_empty(py: Python<'_>) -> bool {
     }
 }
 
-/// Whether a context that was [new](new) is as good as new: nobody else has it, and no variable is set in it.
-#[inline]
-pub fn is_pristine(context: &Bound<'_, PyAny>) -> bool {
-    if cfg!(Py_GIL_DISABLED) {
-        // Counts of references are not to be relied on.
-        return false;
+/// An empty context in which callbacks run one after the other, for as long as none of them leaves anything in it.
+///
+/// Entering and leaving a context costs more than calling a small function. So it is entered once for a row of callbacks,
+/// and only where the context around it is empty too: what runs between two callbacks (the end of their arguments) then
+/// sees the same from inside as from outside.
+#[derive(Default)]
+pub struct Shared<'py> {
+    context: Option<Bound<'py, PyAny>>,
+    /// While it is entered: how many references there are to it if nobody keeps it.
+    entered: Option<ffi::Py_ssize_t>,
+}
+
+impl<'py> Shared<'py> {
+    /// Makes sure that an empty context is entered that nobody has seen, or says that it must not be shared.
+    #[inline]
+    pub fn enter(&mut self, py: Python<'py>) -> PyResult<bool> {
+        if self.is_as_new() {
+            return Ok(true);
+        }
+        self.leave()?;
+        self.enter_new(py)
     }
-    let Some(Some(layout)) = LAYOUT.get() else { return false };
-    // SAFETY: attached, and only contexts come here.
-    unsafe { ffi::Py_REFCNT(context.as_ptr()) == 1 && (layout.len)(context.as_ptr()) == 0 }
+
+    /// Whether it is entered, and nothing has been left in it.
+    #[inline]
+    fn is_as_new(&self) -> bool {
+        let (Some(context), Some(count), Some(Some(layout))) = (&self.context, self.entered, LAYOUT.get()) else {
+            return false;
+        };
+        // SAFETY: attached, and it is a context.
+        unsafe { ffi::Py_REFCNT(context.as_ptr()) == count && (layout.len)(context.as_ptr()) == 0 }
+    }
+
+    fn enter_new(&mut self, py: Python<'py>) -> PyResult<bool> {
+        if !is_empty(py) {
+            return Ok(false);
+        }
+        let context = match self.context.take() {
+            Some(context) => context,
+            None => new(py)?,
+        };
+        // SAFETY: attached; the context is alive.
+        if unsafe { ffi::PyContext_Enter(context.as_ptr()) } != 0 {
+            return Err(PyErr::fetch(py));
+        }
+        // SAFETY: attached, and it is alive.
+        self.entered = Some(unsafe { ffi::Py_REFCNT(context.as_ptr()) });
+        self.context = Some(context);
+        Ok(true)
+    }
+
+    /// Leaves it if it is entered. It is kept for the next time if it is as good as new.
+    #[inline]
+    pub fn leave(&mut self) -> PyResult<()> {
+        if self.entered.is_none() { Ok(()) } else { self.leave_entered() }
+    }
+
+    fn leave_entered(&mut self) -> PyResult<()> {
+        let as_new = self.is_as_new();
+        self.entered = None;
+        let Some(context) = self.context.take() else { return Ok(()) };
+        // SAFETY: attached; this thread entered it, and whatever was entered since has been left.
+        if unsafe { ffi::PyContext_Exit(context.as_ptr()) } != 0 {
+            return Err(PyErr::fetch(context.py()));
+        }
+        self.context = Some(context).filter(|_| as_new);
+        Ok(())
+    }
+
+    /// Leaves it for good, and gives it to who wants to keep it.
+    #[cold]
+    pub fn give_up(&mut self) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let context = self.context.clone();
+        self.leave()?;
+        self.context = None;
+        Ok(context)
+    }
+}
+
+impl Drop for Shared<'_> {
+    fn drop(&mut self) {
+        let py = self.context.as_ref().map(Bound::py);
+        if let (Err(error), Some(py)) = (self.leave(), py) {
+            error.write_unraisable(py, None);
+        }
+    }
 }
 
 /// How to look at a thread's context. The C API has no way to ask whether it is empty, and copying it to see costs what

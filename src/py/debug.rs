@@ -8,7 +8,7 @@ use super::event_loop::EventLoop;
 use super::state::Item;
 
 /// Runs one item and logs it if it took `slow_callback_duration` seconds or longer.
-pub fn run(this: &Bound<'_, EventLoop>, item: Item, run: impl FnOnce(&Item) -> PyResult<()>) -> PyResult<()> {
+pub fn run(this: &Bound<'_, EventLoop>, item: Item, run: impl FnOnce(Item) -> PyResult<()>) -> PyResult<()> {
     let py = this.py();
     let handle = match &item {
         Item::Handle(handle) => Some(handle.bind(py).clone()),
@@ -17,7 +17,7 @@ pub fn run(this: &Bound<'_, EventLoop>, item: Item, run: impl FnOnce(&Item) -> P
     let current = intern!(py, "_current_handle");
     this.setattr(current, &handle)?;
     let began = EventLoop::now(this)?;
-    let result = run(&item);
+    let result = run(item);
     let took = EventLoop::now(this)? - began;
     this.setattr(current, py.None())?;
     result?;

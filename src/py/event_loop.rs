@@ -21,7 +21,7 @@ use super::errors;
 use super::handle::{self, Callback, HandleTypes, new_handle};
 use super::native::Positional;
 use super::state::{Item, Source, State};
-use super::{backends, context, exit, native, run, stream, watch};
+use super::{backends, exit, native, run, stream, watch};
 #[cfg(Py_GIL_DISABLED)]
 use crate::sched::Inbox;
 use crate::sched::monotonic;
@@ -175,21 +175,6 @@ impl EventLoop {
     /// Has the loop flush this transport when the running callback returns.
     pub fn mark_dirty(&self, py: Python<'_>, transport: Py<PyAny>) {
         self.change(py, |state| state.dirty.push(transport));
-    }
-
-    /// An empty context for a callback to run in.
-    #[inline]
-    pub fn spare_context<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        match self.state.with(py, |state| state.spare_context.take()) {
-            Some(context) => Ok(context.into_bound(py)),
-            None => context::new(py),
-        }
-    }
-
-    /// Keeps a context for the next callback, of which nobody but the caller knows and in which nothing is set.
-    #[inline]
-    pub fn keep_spare_context(&self, py: Python<'_>, context: Bound<'_, PyAny>) {
-        let _old = self.state.with(py, |state| state.spare_context.replace(context.unbind()));
     }
 
     /// Whether tasks are made by a factory of the user's.

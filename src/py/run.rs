@@ -9,7 +9,7 @@ use super::errors;
 use super::event_loop::EventLoop;
 use super::handle::{self, HandleTypes};
 use super::state::{Item, Source, State};
-use super::{debug, stream, watch};
+use super::{context, debug, stream, watch};
 use crate::sched::System;
 
 /// The most events of one wait; the rest come with the next.
@@ -28,8 +28,10 @@ pub fn forever(this: &Bound<'_, EventLoop>) -> PyResult<()> {
         state.backend().and_then(Backend::bind)
     });
     bound.map_err(|error| errors::os_error(py, &error))?;
-    let mut turn = Turn { this, types: HandleTypes::get(py)?, events: Some(Events::with_limit(EVENTS)) };
+    let events = Some(Events::with_limit(EVENTS));
+    let mut turn = Turn { this, types: HandleTypes::get(py)?, events, shared: context::Shared::default() };
     let result = turn.repeat();
+    let result = result.and(turn.shared.leave());
     // What was written must not wait for the next run.
     let flushed = stream::flush_dirty(this).and_then(|()| turn.hand_over());
     this.get().state.with(py, |state| state.fresh.settle(turn.types));
@@ -40,9 +42,11 @@ struct Turn<'a, 'py> {
     this: &'a Bound<'py, EventLoop>,
     types: &'static HandleTypes,
     events: Option<Events>,
+    /// Where callbacks run that have no context of their own.
+    shared: context::Shared<'py>,
 }
 
-impl Turn<'_, '_> {
+impl<'py> Turn<'_, 'py> {
     fn repeat(&mut self) -> PyResult<()> {
         let core = self.this.get();
         loop {
@@ -84,7 +88,10 @@ impl Turn<'_, '_> {
     /// Waits for I/O, unless callbacks are ready and the kernel was asked a moment ago.
     fn wait(&mut self) -> PyResult<()> {
         let (py, core) = (self.this.py(), self.this.get());
-        stream::flush_dirty(self.this)?;
+        if core.state.with(py, |state| !state.dirty.is_empty()) {
+            self.shared.leave()?;
+            stream::flush_dirty(self.this)?;
+        }
         core.take_inbox(py);
         let (garbage, ready) = core.state.with(py, |state| {
             state.fresh.settle(self.types);
@@ -94,6 +101,10 @@ impl Turn<'_, '_> {
             let held = state.backend.as_ref().is_some_and(|backend| backend.in_flight() > 0);
             (garbage, ready && !held && !state.slice.is_over(&System))
         });
+        if ready && garbage.is_empty() {
+            return Ok(());
+        }
+        self.shared.leave()?;
         drop(garbage);
         if ready {
             return Ok(());
@@ -147,32 +158,33 @@ impl Turn<'_, '_> {
         }))
     }
 
-    fn run(&self, batch: usize) -> PyResult<()> {
+    fn run(&mut self, batch: usize) -> PyResult<()> {
         let (py, core) = (self.this.py(), self.this.get());
-        for _ in 0..batch {
+        (0..batch).try_for_each(|_| {
             let (item, written) = core.state.with(py, |state| {
                 state.fresh.settle(self.types);
                 (state.sched.pop(), !state.dirty.is_empty())
             });
             if written {
+                self.shared.leave()?;
                 stream::flush_dirty(self.this)?;
             }
-            let Some(item) = item else { break };
-            if core.is_debug() {
-                debug::run(self.this, item, |item| self.run_item(item))?;
-            } else {
-                self.run_item(&item)?;
+            match item {
+                Some(item) if core.is_debug() => debug::run(self.this, item, |item| self.run_item(item)),
+                Some(item) => self.run_item(item),
+                None => Ok(()),
             }
-        }
-        Ok(())
+        })
     }
 
     #[inline]
-    fn run_item(&self, item: &Item) -> PyResult<()> {
+    fn run_item(&mut self, item: Item) -> PyResult<()> {
         match item {
-            Item::Handle(handle) => handle::run(self.types, self.this, handle.bind(self.this.py())),
-            Item::Ready(token, interest) => on_ready(self.this, *token, *interest),
-            Item::Sent(token, result) => stream::on_sent(self.this, *token, *result),
+            Item::Handle(handle) => {
+                handle::run(self.types, self.this, &mut self.shared, handle.into_bound(self.this.py()))
+            }
+            Item::Ready(token, interest) => self.shared.leave().and_then(|()| on_ready(self.this, token, interest)),
+            Item::Sent(token, result) => self.shared.leave().and_then(|()| stream::on_sent(self.this, token, result)),
         }
     }
 }

@@ -102,8 +102,6 @@ pub fn recycle_large_blocks() {
 pub struct State {
     pub sched: Scheduler<Item, Py<PyAny>>,
     pub fresh: Fresh,
-    /// A context in which nothing is set, for the next callback that needs one.
-    pub spare_context: Option<Py<PyAny>>,
     pub slice: Slice,
     /// Absent while a thread waits in it, and after the loop was closed.
     pub backend: Option<Box<AnyBackend>>,
@@ -200,6 +198,6 @@ impl State {
                 Source::Draining(_) => {}
             }
         }
-        self.dirty.iter().chain(&self.task_factory).chain(&self.spare_context).for_each(visit);
+        self.dirty.iter().chain(&self.task_factory).for_each(visit);
     }
 }

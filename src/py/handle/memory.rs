@@ -42,11 +42,17 @@ mod recycling {
     /// Where handles of one class come from and go to.
     #[derive(Debug)]
     pub struct Memory {
-        /// Handles that were freed: all slots empty, of exactly this class, untracked.
+        /// Handles that were freed: of exactly this class, untracked, their slots as those of a [new](Memory::allocate)
+        /// one.
         spares: UnsafeCell<Vec<NonNull<ffi::PyObject>>>,
         /// Where a handle keeps its weak references.
         weak: isize,
+        /// Whether the word where CPython links what the collector sees is where it always was.
+        linked: bool,
     }
+
+    /// The word before an object that is not 0 while the collector sees the object.
+    const LINK: isize = -2 * size_of::<usize>() as isize;
 
     // SAFETY: only threads that hold the GIL use it, and they run no Python code meanwhile.
     unsafe impl Sync for Memory {}
@@ -55,17 +61,25 @@ mod recycling {
 
     impl Memory {
         pub fn of(class: &Bound<'_, PyType>) -> Self {
-            // SAFETY: the class comes from `make_class`, and `dealloc` empties exactly its slots.
-            let weak = unsafe {
+            // SAFETY: the class comes from `make_class`, and `dealloc` empties exactly its slots. The word lies in the
+            // header that all objects of classes with a collector have.
+            unsafe {
                 set_dealloc(class, dealloc);
-                (*class.as_type_ptr()).tp_weaklistoffset
-            };
-            Self { spares: UnsafeCell::default(), weak }
+                let weak = (*class.as_type_ptr()).tp_weaklistoffset;
+                let linked = allocate(class).is_ok_and(|probe| {
+                    let link = probe.as_ptr().byte_offset(LINK).cast::<usize>();
+                    let tracked = link.read_volatile();
+                    ffi::PyObject_GC_UnTrack(probe.as_ptr().cast());
+                    tracked != 0 && link.read_volatile() == 0
+                });
+                Self { spares: UnsafeCell::default(), weak, linked }
+            }
         }
 
-        /// A handle with empty slots that the collector does not know.
+        /// A handle that the collector does not know. Its slots are empty, but for those that are
+        /// [the same in all new handles](HandleTypes::constants).
         #[inline]
-        pub fn allocate<'py>(&self, class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
+        pub fn allocate<'py>(&self, types: &HandleTypes, class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
             // SAFETY: under the GIL, with no reference left behind; spares are as described, and reviving one is what
             // the interpreter's own lists of spare objects do.
             unsafe {
@@ -75,7 +89,25 @@ mod recycling {
                 }
                 let handle = allocate(class)?;
                 ffi::PyObject_GC_UnTrack(handle.as_ptr().cast());
+                types.fill_constants(&handle);
                 Ok(handle)
+            }
+        }
+
+        /// Takes back a handle that has run.
+        ///
+        /// # Safety
+        /// The handle is of `class`, whose memory this is.
+        #[inline]
+        pub unsafe fn recycle(&self, types: &HandleTypes, class: &Class, handle: Bound<'_, PyAny>) {
+            // SAFETY: if it is still private, this is the last reference. Freeing what is in it may run code, which does
+            // not find the handle.
+            unsafe {
+                if self.is_private(handle.as_ptr()) && (*self.spares.get()).len() < SPARES {
+                    let object = handle.into_ptr();
+                    empty(types, class, object);
+                    (*self.spares.get()).extend(NonNull::new(object));
+                }
             }
         }
 
@@ -84,7 +116,10 @@ mod recycling {
         pub fn is_private(&self, handle: *mut ffi::PyObject) -> bool {
             // SAFETY: a live instance of this class, under the GIL.
             unsafe {
-                ffi::Py_REFCNT(handle) == 1 && (*self.weak(handle)).is_null() && ffi::PyObject_GC_IsTracked(handle) == 0
+                ffi::Py_REFCNT(handle) == 1
+                    && self.linked
+                    && *handle.byte_offset(LINK).cast::<usize>() == 0
+                    && (*self.weak(handle)).is_null()
             }
         }
 
@@ -161,8 +196,9 @@ mod recycling {
                     spares.extend(NonNull::new(object));
                     return;
                 }
-            } else if let Some(known) = types.base_of(class) {
-                empty(types, known, object);
+            }
+            if let Some(known) = types.base_of(class) {
+                clear(types, known, object);
             }
             if let Some(free) = (*class).tp_free {
                 free(object.cast());
@@ -171,18 +207,38 @@ mod recycling {
         }
     }
 
-    /// Empties all slots of a handle.
+    /// Puts the slots of a handle back to what they are in a [new](Memory::allocate) one.
+    #[inline]
     unsafe fn empty(types: &HandleTypes, class: &Class, object: *mut ffi::PyObject) {
-        let timer = std::ptr::eq(class, &raw const types.timer);
-        let slots = types.slots();
-        let count = slots.len() - if timer { 0 } else { 2 };
         // SAFETY: an instance of this class that nobody else has.
         unsafe {
-            slots[..count].iter().for_each(|slot| slot.release(object));
+            types.callback.release(object);
             (0..INLINE).for_each(|index| class.inline.after(index).release(object));
-            if let Some(shared) = types.shared(object) {
+            types.args.release(object);
+            types.context.release(object);
+            types.event_loop.release(object);
+            for (slot, constant) in types.constants() {
+                if !slot.is(object, constant) {
+                    slot.release(object);
+                    ffi::Py_INCREF(constant);
+                    slot.place(object).write(constant);
+                }
+            }
+            if std::ptr::eq(class, &raw const types.timer) {
+                types.when.release(object);
+                types.scheduled.release(object);
+            } else if let Some(shared) = types.shared(object) {
                 shared.busy.release(object);
             }
+        }
+    }
+
+    /// Empties all slots.
+    unsafe fn clear(types: &HandleTypes, class: &Class, object: *mut ffi::PyObject) {
+        // SAFETY: as above.
+        unsafe {
+            empty(types, class, object);
+            types.constants().iter().for_each(|(slot, _)| slot.release(object));
         }
     }
 
@@ -252,7 +308,7 @@ mod general {
     use pyo3::prelude::*;
     use pyo3::types::PyType;
 
-    use crate::py::handle::HandleTypes;
+    use crate::py::handle::{Class, HandleTypes};
     use crate::py::native::allocate;
 
     /// Where handles of one class come from.
@@ -264,12 +320,23 @@ mod general {
             Self
         }
 
-        /// A handle with empty slots.
+        /// A handle whose slots are empty, but for those that are [the same in all new handles](HandleTypes::constants).
         #[inline]
-        pub fn allocate<'py>(&self, class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
-            // SAFETY: made by `make_class` on asyncio's Python classes.
-            unsafe { allocate(class) }
+        pub fn allocate<'py>(&self, types: &HandleTypes, class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
+            // SAFETY: made by `make_class` on asyncio's Python classes, and new.
+            unsafe {
+                let handle = allocate(class)?;
+                types.fill_constants(&handle);
+                Ok(handle)
+            }
         }
+
+        /// The interpreter frees handles.
+        ///
+        /// # Safety
+        /// None; with a GIL there is something to it.
+        #[inline]
+        pub unsafe fn recycle(&self, _types: &HandleTypes, _class: &Class, _handle: Bound<'_, PyAny>) {}
 
         /// Nobody can tell.
         #[inline]

@@ -50,28 +50,36 @@ pub fn install(class: &Bound<'_, PyType>, methods: &[&'static [Method]]) -> PyRe
 
 fn cancel<'py>(handle: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
-    cancel_once(HandleTypes::get(py)?, handle)?;
+    let types = HandleTypes::get(py)?;
+    try_cancel(types, handle, loop_of(types, handle)?, || true)?;
     Ok(py.None().into_bound(py))
 }
 
 fn cancel_timer<'py>(handle: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
     let types = HandleTypes::get(py)?;
-    if cancel_once(types, handle)? {
-        // SAFETY: a method of our timer class; only the loop's thread changes this slot.
-        let waits = unsafe { types.scheduled.is(handle.as_ptr(), ffi::Py_True()) };
-        // SAFETY: likewise; the slot is set once, when the handle is made, and the caller keeps the handle.
-        if let Some(event_loop) = unsafe { types.event_loop.peek(handle.as_ptr()) }.filter(|_| waits) {
-            event_loop.bind(py).cast::<EventLoop>()?.get().note_cancelled_timer(py);
-        }
+    let event_loop = loop_of(types, handle)?;
+    let live = try_cancel(types, handle, event_loop, || true)? == Some(true);
+    // SAFETY: a method of our timer class; only the loop's thread changes this slot.
+    if live && unsafe { types.scheduled.is(handle.as_ptr(), ffi::Py_True()) } {
+        event_loop.note_cancelled_timer(py);
     }
     Ok(py.None().into_bound(py))
+}
+
+/// The loop of a handle.
+fn loop_of<'a>(types: &HandleTypes, handle: &'a Bound<'_, PyAny>) -> PyResult<&'a EventLoop> {
+    // SAFETY: a method of our classes; the slot is set once, when the handle is made, and the caller keeps the handle.
+    let event_loop = unsafe { types.event_loop.peek(handle.as_ptr()) };
+    let event_loop = event_loop.ok_or_else(|| PyRuntimeError::new_err("the handle was never scheduled"))?;
+    Ok(event_loop.bind(handle.py()).cast::<EventLoop>()?.get())
 }
 
 fn cancel_shared<'py>(handle: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
     let types = HandleTypes::get(py)?;
-    while try_cancel(types, handle, || !is_busy(types, handle))?.is_none() {
+    let event_loop = loop_of(types, handle)?;
+    while try_cancel(types, handle, event_loop, || !is_busy(types, handle))?.is_none() {
         wait_while_busy(types, handle)?;
     }
     Ok(py.None().into_bound(py))
@@ -104,18 +112,16 @@ fn wait_while_busy(types: &HandleTypes, handle: &Bound<'_, PyAny>) -> PyResult<(
     Ok(())
 }
 
-/// Marks a handle as cancelled and lets go of its callback. Says whether it was live.
-fn cancel_once(types: &HandleTypes, handle: &Bound<'_, PyAny>) -> PyResult<bool> {
-    Ok(try_cancel(types, handle, || true)?.unwrap_or(false))
-}
-
-/// As [`cancel_once`], unless `may` forbids it, which is asked while no other thread can change the handle.
-fn try_cancel(types: &HandleTypes, handle: &Bound<'_, PyAny>, may: impl FnOnce() -> bool) -> PyResult<Option<bool>> {
+/// Marks a handle as cancelled and lets go of its callback, unless `may` forbids it, which is asked while no other
+/// thread can change the handle. Says whether it was live.
+fn try_cancel(
+    types: &HandleTypes,
+    handle: &Bound<'_, PyAny>,
+    event_loop: &EventLoop,
+    may: impl FnOnce() -> bool,
+) -> PyResult<Option<bool>> {
     let py = handle.py();
-    // SAFETY: a method of our classes; the slot is set once, when the handle is made, and the caller keeps the handle.
-    let event_loop = unsafe { types.event_loop.peek(handle.as_ptr()) };
-    let event_loop = event_loop.ok_or_else(|| PyRuntimeError::new_err("the handle was never scheduled"))?.bind(py);
-    // SAFETY: as above, and the critical section keeps other threads away from the slots.
+    // SAFETY: a method of our classes, and the critical section keeps other threads away from the slots.
     let live = with_critical_section(handle, || unsafe {
         if !may() {
             return None;
@@ -127,7 +133,7 @@ fn try_cancel(types: &HandleTypes, handle: &Bound<'_, PyAny>, may: impl FnOnce()
     if live != Some(true) {
         return Ok(live);
     }
-    if event_loop.cast::<EventLoop>()?.get().is_debug() {
+    if event_loop.is_debug() {
         // Keeps what the callback was, for the log of slow callbacks.
         let text = handle.repr()?.into_any();
         // SAFETY: as above.

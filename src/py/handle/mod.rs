@@ -135,19 +135,24 @@ impl HandleTypes {
         self.shared.as_ref().filter(|shared| shared.class.object.as_ptr() == class)
     }
 
-    /// All slots but the inline arguments; the last two are those of timers alone.
-    fn slots(&self) -> [Slot; 9] {
-        [
-            self.callback,
-            self.args,
-            self.context,
-            self.event_loop,
-            self.cancelled,
-            self.source_traceback,
-            self.repr,
-            self.when,
-            self.scheduled,
-        ]
+    /// The slots that are the same in all new handles, and what is in them.
+    #[inline]
+    fn constants(&self) -> [(Slot, *mut ffi::PyObject); 3] {
+        // SAFETY: objects that live as long as the interpreter.
+        let (none, no) = unsafe { (ffi::Py_None(), ffi::Py_False()) };
+        [(self.cancelled, no), (self.source_traceback, none), (self.repr, none)]
+    }
+
+    /// Fills those slots.
+    ///
+    /// # Safety
+    /// A new handle of one of our classes, whose slots are empty.
+    #[inline]
+    unsafe fn fill_constants(&self, handle: &Bound<'_, PyAny>) {
+        for (slot, constant) in self.constants() {
+            // SAFETY: the caller's promise.
+            unsafe { slot.fill(handle, Bound::from_borrowed_ptr(handle.py(), constant)) };
+        }
     }
 }
 
@@ -253,19 +258,13 @@ fn fill<'py>(
     callback: &Callback<'_, 'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = event_loop.py();
-    let traceback = if event_loop.get().is_debug() {
-        // The innermost frame is the caller's: native functions have none.
-        py.import("asyncio.format_helpers")?.call_method0("extract_stack")?
-    } else {
-        py.None().into_bound(py)
-    };
     let context = match callback.context {
         Some(context) => Some(context.to_owned()),
         None if context::is_empty(py) => None,
         None => Some(context::copy(py)?),
     };
     let long = if callback.args.len() > INLINE { Some(callback.args.tuple()?) } else { None };
-    let handle = class.memory.allocate(class.object.bind(py))?;
+    let handle = class.memory.allocate(types, class.object.bind(py))?;
     // SAFETY: an instance of the class that has these slots, they are empty, and nobody else has it yet.
     unsafe {
         types.callback.fill(&handle, callback.function.to_owned());
@@ -277,9 +276,12 @@ fn fill<'py>(
             types.context.fill(&handle, context);
         }
         types.event_loop.fill(&handle, event_loop.clone().into_any());
-        types.cancelled.fill(&handle, truth(py, false));
-        types.source_traceback.fill(&handle, traceback);
-        types.repr.fill(&handle, py.None().into_bound(py));
+    }
+    if event_loop.get().is_debug() {
+        // The innermost frame is the caller's: native functions have none.
+        let traceback = py.import("asyncio.format_helpers")?.call_method0("extract_stack")?;
+        // SAFETY: an instance of the class that has this slot, and nobody else has it yet.
+        unsafe { types.source_traceback.replace(&handle, traceback) };
     }
     Ok(handle)
 }

@@ -16,14 +16,23 @@ use crate::py::context;
 use crate::py::event_loop::EventLoop;
 
 /// Runs a handle as its `_run` does. What asyncio reports is reported, and only what escapes the loop is an error.
+/// `shared` is the context for handles without one of their own.
 #[inline]
-pub fn run(types: &HandleTypes, event_loop: &Bound<'_, EventLoop>, handle: &Bound<'_, PyAny>) -> PyResult<()> {
-    let Some(class) = types.class_of(handle.as_ptr()) else { return run_foreign(handle) };
-    if class.memory.is_private(handle.as_ptr()) {
+pub fn run<'py>(
+    types: &HandleTypes,
+    event_loop: &Bound<'py, EventLoop>,
+    shared: &mut context::Shared<'py>,
+    handle: Bound<'py, PyAny>,
+) -> PyResult<()> {
+    let class = types.class_of(handle.as_ptr());
+    if let Some(class) = class.filter(|class| class.memory.is_private(handle.as_ptr())) {
         // SAFETY: an instance of this class, and nobody else can reach it.
-        unsafe { run_private(types, class, event_loop, handle) }
-    } else {
-        run_known(types, class, event_loop, handle)
+        return unsafe { run_private(types, class, event_loop, shared, handle) };
+    }
+    shared.leave()?;
+    match class {
+        Some(class) => run_known(types, class, event_loop, &handle),
+        None => run_foreign(&handle),
     }
 }
 
@@ -42,11 +51,12 @@ fn run_foreign(handle: &Bound<'_, PyAny>) -> PyResult<()> {
 /// # Safety
 /// An instance of `class` that is [private](memory::Memory::is_private).
 #[inline]
-unsafe fn run_private(
+unsafe fn run_private<'py>(
     types: &HandleTypes,
     class: &Class,
-    event_loop: &Bound<'_, EventLoop>,
-    handle: &Bound<'_, PyAny>,
+    event_loop: &Bound<'py, EventLoop>,
+    shared: &mut context::Shared<'py>,
+    handle: Bound<'py, PyAny>,
 ) -> PyResult<()> {
     let py = handle.py();
     let object = handle.as_ptr();
@@ -56,7 +66,8 @@ unsafe fn run_private(
             return Ok(());
         }
         let (Some(callback), None) = (types.callback.peek(object), types.args.peek(object)) else {
-            return run_known(types, class, event_loop, handle);
+            shared.leave()?;
+            return run_known(types, class, event_loop, &handle);
         };
         let first = class.inline.place(object);
         let count = (0..INLINE).take_while(|index| !(*first.add(*index)).is_null()).count();
@@ -64,21 +75,31 @@ unsafe fn run_private(
         // them. It is a slot of the handle, which nobody looks at meanwhile.
         let call = || vectorcall(py, callback, first, count | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET);
         let result = match types.context.peek(object) {
-            Some(context) => context::run(context.bind(py), call),
+            Some(context) => {
+                shared.leave()?;
+                context::run(context.bind(py), call)
+            }
+            None if shared.enter(py)? => call(),
             None => {
-                let spare = event_loop.get().spare_context(py)?;
-                let result = context::run(&spare, call);
-                if result.is_err() || !context::is_pristine(&spare) {
-                    types.context.fill(handle, spare);
-                } else {
-                    event_loop.get().keep_spare_context(py, spare);
-                }
+                let made = context::new(py)?;
+                let result = context::run(&made, call);
+                types.context.fill(&handle, made);
                 result
             }
         };
         match result {
-            Ok(_) => Ok(()),
-            Err(error) => failed(types, class, event_loop, handle, error),
+            Ok(_) => {
+                class.memory.recycle(types, class, handle);
+                Ok(())
+            }
+            Err(error) => {
+                if types.context.peek(object).is_none()
+                    && let Some(context) = shared.give_up()?
+                {
+                    types.context.fill(&handle, context);
+                }
+                failed(types, class, event_loop, &handle, error)
+            }
         }
     }
 }
