@@ -8,6 +8,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyMemoryView, PyType};
 
 use super::call;
@@ -25,6 +26,7 @@ pub struct TransportType {
 impl TransportType {
     /// Makes the class `name`, derived from `base`, a class of the module `asyncio.<module>`.
     pub fn make(py: Python<'_>, (module, base): (&str, &str), name: &str, doc: &str) -> PyResult<Self> {
+        warner(py)?;
         let base: Bound<'_, PyType> = py.import(format!("asyncio.{module}"))?.getattr(base)?.cast_into()?;
         let root = py.import("asyncio.transports")?.getattr("BaseTransport")?.cast_into()?;
         // Users set attributes of transports; not all of asyncio's classes have room for them.
@@ -186,4 +188,19 @@ pub fn explain(
 pub fn log<'py>(py: Python<'py>, level: &str, arguments: impl pyo3::call::PyCallArgs<'py>) -> PyResult<()> {
     let logger = py.import("asyncio.log")?.getattr("logger")?;
     logger.call_method1(level, arguments).map(drop)
+}
+
+/// `warnings.warn(*arguments, **options)`. It is found when the first class of transports is made: at the interpreter's end,
+/// when transports that were left open are collected, nothing can be imported any more.
+pub fn warn<'py>(
+    py: Python<'py>,
+    arguments: impl pyo3::call::PyCallArgs<'py>,
+    options: Option<&Bound<'py, PyDict>>,
+) -> PyResult<()> {
+    warner(py)?.bind(py).call(arguments, options).map(drop)
+}
+
+fn warner(py: Python<'_>) -> PyResult<&'static Py<PyAny>> {
+    static WARN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    WARN.get_or_try_init(py, || py.import("warnings")?.getattr("warn").map(Bound::unbind))
 }

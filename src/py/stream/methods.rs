@@ -8,7 +8,7 @@ use pyo3::types::PyType;
 
 use super::super::native::{Args, Method, method};
 use super::super::tls::TlsProtocol;
-use super::super::transport::{Answer, flag, log, none, required, set_limits};
+use super::super::transport::{Answer, flag, log, none, required, set_limits, warn};
 use super::super::{context, errors};
 use super::{Conn, Kind, attach, close, detach, enter, look_again, with_conn, write};
 
@@ -336,7 +336,7 @@ fn del<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     let options = pyo3::types::PyDict::new(py);
     options.set_item("source", slf)?;
     let category = py.get_type::<PyResourceWarning>();
-    let warned = py.import("warnings")?.call_method("warn", (text, category), Some(&options));
+    let warned = warn(py, (text, category), Some(&options));
     let released = act(slf, close::release);
     warned.and(released)
 }

@@ -10,7 +10,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::sync::PyOnceLock;
 
 use super::super::native::{Args, Method, method};
-use super::super::transport::{Answer, TransportType, exact_bytes, flag, none, required, set_limits};
+use super::super::transport::{Answer, TransportType, exact_bytes, flag, none, required, set_limits, warn};
 use super::{Session, TlsProtocol, read, shutdown, write};
 
 static METHODS: [Method; 22] = [
@@ -247,7 +247,7 @@ fn del<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     let open = with(slf, |session| Ok(!session.state(|state| std::mem::replace(&mut state.closed, true))));
     if open.unwrap_or(false) {
         let category = py.get_type::<PyResourceWarning>();
-        py.import("warnings")?.call_method1("warn", ("unclosed transport <zloop.TlsTransport object>", category))?;
+        warn(py, ("unclosed transport <zloop.TlsTransport object>", category), None)?;
     }
     Ok(none(py))
 }
