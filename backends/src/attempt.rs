@@ -1,7 +1,8 @@
 //! Non-blocking system calls, each tried once: the answer, or an error whose kind may be
 //! [`WouldBlock`](io::ErrorKind::WouldBlock). `EINTR` is retried and never returned.
 //!
-//! The functions take fds in non-blocking mode. None raises `SIGPIPE`, none allocates.
+//! The functions take fds in non-blocking mode; those that receive and send on sockets do not block on others either.
+//! None raises `SIGPIPE`, none allocates.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -17,6 +18,10 @@ const NO_SIGNAL: libc::c_int = libc::MSG_NOSIGNAL;
 #[cfg(target_vendor = "apple")]
 const NO_SIGNAL: libc::c_int = 0;
 
+/// How everything is received and sent.
+const RECEIVE: libc::c_int = libc::MSG_DONTWAIT;
+const SEND: libc::c_int = libc::MSG_DONTWAIT | NO_SIGNAL;
+
 /// Receives into one buffer; 0 is the end of the stream. The first so many bytes of `buffer` are initialised then.
 ///
 /// # Errors
@@ -25,7 +30,7 @@ const NO_SIGNAL: libc::c_int = 0;
 pub fn recv(fd: RawFd, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
     retry(|| {
         // SAFETY: the pointer and length describe a buffer that we may write to.
-        unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), 0) }
+        unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), RECEIVE) }
     })
 }
 
@@ -87,7 +92,7 @@ pub fn recv_into_from(fd: RawFd, buffer: &mut [MaybeUninit<u8>]) -> io::Result<(
         // kernel asks for no alignment.
         unsafe {
             let address = bytes.as_mut_ptr().cast();
-            libc::recvfrom(fd, buffer.as_mut_ptr().cast(), buffer.len(), 0, address, &raw mut len)
+            libc::recvfrom(fd, buffer.as_mut_ptr().cast(), buffer.len(), RECEIVE, address, &raw mut len)
         }
     })?;
     Ok((count, SockAddr::new(bytes, len as usize)))
@@ -127,7 +132,7 @@ pub fn send(fd: RawFd, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
     if let [only] = bufs {
         return retry(|| {
             // SAFETY: the pointer and length describe bytes that we may read.
-            unsafe { libc::send(fd, only.as_ptr().cast(), only.len(), NO_SIGNAL) }
+            unsafe { libc::send(fd, only.as_ptr().cast(), only.len(), SEND) }
         });
     }
     let mut header = empty_header();
@@ -136,7 +141,7 @@ pub fn send(fd: RawFd, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
     header.msg_iovlen = bufs.len() as _;
     retry(|| {
         // SAFETY: the header names slices that we may read, and nothing else.
-        unsafe { libc::sendmsg(fd, &raw const header, NO_SIGNAL) }
+        unsafe { libc::sendmsg(fd, &raw const header, SEND) }
     })
 }
 
@@ -151,7 +156,7 @@ pub fn send_to(fd: RawFd, data: &[u8], address: &SockAddr) -> io::Result<usize> 
         // SAFETY: both pointers and lengths describe bytes that we may read; the kernel asks for no alignment.
         unsafe {
             let len = name.len() as libc::socklen_t;
-            libc::sendto(fd, data.as_ptr().cast(), data.len(), NO_SIGNAL, name.as_ptr().cast(), len)
+            libc::sendto(fd, data.as_ptr().cast(), data.len(), SEND, name.as_ptr().cast(), len)
         }
     })
 }

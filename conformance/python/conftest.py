@@ -22,7 +22,7 @@ import pytest
 import trustme
 
 import libkqueue
-from harness import Leaks, LoopFactory, Reports, managed_loop, run_script
+from harness import Leaks, LoopFactory, Reports, managed_loop, run_script, tcp_pair
 
 
 def rows() -> list[str]:
@@ -222,6 +222,16 @@ class Certificates:
 @pytest.fixture(scope="session")
 def certificates():
     return Certificates()
+
+
+@pytest.fixture
+def pair():
+    """Two connected TCP sockets in non-blocking mode."""
+    near, far = tcp_pair()
+    near.setblocking(False)
+    far.setblocking(False)
+    with near, far:
+        yield near, far
 
 
 @pytest.fixture

@@ -8,15 +8,6 @@ import pytest
 from harness import HOST, outcome, pattern, recv_exactly, reset, spin, tcp_pair, unix_pair
 
 
-@pytest.fixture
-def pair():
-    near, far = tcp_pair()
-    near.setblocking(False)
-    far.setblocking(False)
-    with near, far:
-        yield near, far
-
-
 def test_send_and_receive(run, loop, pair):
     near, far = pair
     data = pattern(1_000_000)

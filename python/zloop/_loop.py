@@ -131,7 +131,8 @@ class Loop(ProcessMethods):
         waiter: asyncio.Future[Any] | None = None,
         extra: dict[str, Any] | None = None,
     ) -> Any:
-        self._ensure_fd_no_transport(sock)
+        if sys.version_info >= (3, 12):  # before that, asyncio did not look
+            self._ensure_fd_no_transport(sock)
         transport = self._try_datagram_transport(sock, protocol, address, waiter, extra)
         if transport is None:
             make = super()._make_datagram_transport  # type: ignore[misc]  # private

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::os::fd::RawFd;
 
@@ -88,6 +89,27 @@ impl Watch {
     }
 }
 
+/// Hashes an fd. The kernel hands them out, the lowest first, so nobody can choose them to collide.
+#[derive(Default)]
+pub struct SpreadFd(u64);
+
+impl Hasher for SpreadFd {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_i32(i32::from(*byte)));
+    }
+
+    #[inline]
+    fn write_i32(&mut self, fd: i32) {
+        // The table looks at the high bits and at the low ones; an odd factor near 2^64 divided by the golden ratio
+        // spreads small numbers over both.
+        self.0 = (self.0 ^ u64::from(fd.cast_unsigned())).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// Has the C library recycle large blocks.
 ///
 /// glibc maps blocks above a threshold from the kernel and unmaps them when they are freed; the first one that is freed
@@ -109,7 +131,7 @@ pub struct State {
     pub called: bool,
     pub sources: Slots<Source>,
     /// Who owns an fd: its watch or its stream transport.
-    pub fds: HashMap<RawFd, Token>,
+    pub fds: HashMap<RawFd, Token, BuildHasherDefault<SpreadFd>>,
     /// Stream transports and TLS protocols that the running callback has written to.
     pub dirty: Vec<Py<PyAny>>,
     /// Where small messages are read; made when the first one comes.

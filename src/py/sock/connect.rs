@@ -11,7 +11,7 @@ use zloop_backends::{Interest, attempt};
 
 use super::super::native::Args;
 use super::super::{accept as server, address, call, errors};
-use super::{Answer, Tried, family_of, try_on};
+use super::{Answer, Tried, family_of, never_blocks, try_on};
 
 /// `sock_connect(sock, address)`, to an Internet address that needs no resolver.
 pub fn connect<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
@@ -19,7 +19,7 @@ pub fn connect<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py>
         let py = this.py();
         let (Some(sock), Some(to)) = (args.get(0), args.get(1)) else { return Ok(Tried::Unknown) };
         let family = family_of(&sock)?;
-        if family == libc::AF_UNIX {
+        if family == libc::AF_UNIX || !never_blocks(&sock)? {
             return Ok(Tried::Unknown);
         }
         let Some(address) = address::from_python(&to, family) else { return Ok(Tried::Unknown) };
@@ -53,7 +53,7 @@ pub fn accept<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> 
     try_on(slf, args.get(0), |this, fd| {
         let py = this.py();
         let Some(sock) = args.get(0) else { return Ok(Tried::Unknown) };
-        if !address::is_known(family_of(&sock)?) {
+        if !address::is_known(family_of(&sock)?) || !never_blocks(&sock)? {
             return Ok(Tried::Unknown);
         }
         match attempt::accept(fd) {

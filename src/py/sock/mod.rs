@@ -80,27 +80,35 @@ fn try_on<'py>(
     attempt: impl FnOnce(&Bound<'py, EventLoop>, RawFd) -> PyResult<Tried<'py>>,
 ) -> Answer<'py> {
     let py = slf.py();
+    let unknown = || Ok(py.None().into_bound(py));
     let this = slf.cast::<EventLoop>()?;
-    let Some(fd) = sock.map_or(Ok(None), |sock| plain_fd(&sock))? else { return Ok(py.None().into_bound(py)) };
+    let Some(sock) = sock else { return unknown() };
+    let Some(fd) = plain_fd(&sock)? else { return unknown() };
+    if this.get().is_debug() && !never_blocks(&sock)? {
+        return unknown();
+    }
     match attempt(this, fd)? {
         Tried::Done(answer) => Ok(answer),
-        Tried::Wait(direction) => watch::wait(this, fd, direction),
-        Tried::Unknown => Ok(py.None().into_bound(py)),
+        // What is done at once does not depend on how long the socket may take.
+        Tried::Wait(direction) if never_blocks(&sock)? => watch::wait(this, fd, direction),
+        Tried::Wait(_) | Tried::Unknown => unknown(),
     }
 }
 
-/// The fd of an open socket that never blocks and has no methods of its own.
+/// The fd of an open socket that has no methods of its own.
 fn plain_fd(sock: &Bound<'_, PyAny>) -> PyResult<Option<RawFd>> {
     let py = sock.py();
     if !sock.get_type().is(socket_class(py)?) {
         return Ok(None);
     }
-    let timeout = sock.call_method0(intern!(py, "gettimeout"))?;
-    if !timeout.cast_exact::<PyFloat>().is_ok_and(|seconds| seconds.value() == 0.0) {
-        return Ok(None);
-    }
     let fd: RawFd = sock.call_method0(intern!(py, "fileno"))?.extract()?;
     Ok((fd >= 0).then_some(fd))
+}
+
+/// Whether a socket is in non-blocking mode: one with a timeout is not, whatever the kernel thinks.
+fn never_blocks(sock: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let timeout = sock.call_method0(intern!(sock.py(), "gettimeout"))?;
+    Ok(timeout.cast_exact::<PyFloat>().is_ok_and(|seconds| seconds.value() == 0.0))
 }
 
 /// The address family of a plain socket, as a number: `socket.family` makes an enumeration's member of it each time.

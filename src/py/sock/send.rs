@@ -11,7 +11,7 @@ use zloop_backends::{Interest, attempt};
 use super::super::call::ReadableBuffer;
 use super::super::native::Args;
 use super::super::{address, call};
-use super::{Answer, Tried, family_of, try_on};
+use super::{Answer, Tried, family_of, never_blocks, try_on};
 
 /// `_try_send(sock, data)`: one attempt to send it.
 pub fn send<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
@@ -22,7 +22,7 @@ pub fn send<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
             Ok(sent) => sent,
             Err(error) => match Tried::of_error(py, &error, Interest::WRITE)? {
                 // A future is asked for apart: the data must be held meanwhile.
-                Tried::Wait(_) => 0,
+                Tried::Wait(_) if args.get(0).map_or(Ok(false), |sock| never_blocks(&sock))? => 0,
                 other => return Ok(other),
             },
         };
