@@ -66,6 +66,22 @@ def test_what_does_not_fit_is_kept(run, loop, unix):
     run(main())
 
 
+def test_what_is_kept_leaves_first(run, loop, unix):
+    """Room that comes between two calls is for what waits."""
+
+    async def main():
+        far, transport, protocol, fitted = await stuffed(loop)
+        with far:
+            got = [far.recv(100), far.recv(100)]
+            transport.sendto(b"later")
+            while len(got) < fitted + 2:
+                got.append(await loop.sock_recv(far, 100))
+            assert got == [b"%6d" % number for number in range(fitted + 1)] + [b"later"]
+            await close((transport, protocol))
+
+    run(main())
+
+
 def test_pausing_and_resuming(compare, unix):
     def scenario(loop, reports):
         async def main():
