@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._zloop import (
     Handle,
+    SSLTransport,
     StreamTransport,
     TimerHandle,
-    TlsTransport,
     __version__,
     available_backends,
 )
@@ -27,9 +27,9 @@ __all__ = [
     "BackendUnavailable",
     "Handle",
     "Loop",
+    "SSLTransport",
     "StreamTransport",
     "TimerHandle",
-    "TlsTransport",
     "__version__",
     "available_backends",
     "install",

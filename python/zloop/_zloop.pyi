@@ -18,10 +18,10 @@ __all__ = [
     "EventLoop",
     "Handle",
     "ReadPipeTransport",
+    "SSLTransport",
     "StreamTransport",
     "TimerHandle",
     "TlsProtocol",
-    "TlsTransport",
     "WritePipeTransport",
     "__version__",
     "available_backends",
@@ -56,7 +56,7 @@ class WritePipeTransport(transports._FlowControlMixin):
 
     def __del__(self) -> None: ...
 
-class TlsTransport(sslproto._SSLProtocolTransport):
+class SSLTransport(sslproto._SSLProtocolTransport):
     """A TLS connection on a zloop loop."""
 
     def __del__(self) -> None: ...
@@ -98,7 +98,7 @@ class TlsProtocol:
     @property
     def _transport(self) -> asyncio.Transport | None: ...
     @property
-    def _app_transport(self) -> TlsTransport | None: ...
+    def _app_transport(self) -> SSLTransport | None: ...
     @property
     def _app_protocol(self) -> asyncio.BaseProtocol | None: ...
 

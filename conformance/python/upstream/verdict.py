@@ -1,6 +1,5 @@
 """Compares a suite's run on zloop with its run on asyncio and with expectations.toml."""
 
-import sys
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,17 +9,15 @@ from supervise import PASSES, Report, Result
 
 @dataclass(frozen=True)
 class Expectation:
-    """A known failure; `backend` is a name or `*`, `since` the first Python (3, 14) whose suite has the test."""
+    """A known failure; `backend` is a name or `*`."""
 
     suite: str
     id: str
     backend: str
     reason: str
-    since: tuple[int, ...] = ()
 
     def covers(self, suite: str, backend: str) -> bool:
-        here = sys.version_info[:3] >= tuple(self.since)
-        return here and self.suite == suite and self.backend in ("*", backend)
+        return self.suite == suite and self.backend in ("*", backend)
 
 
 def load_expectations(path: Path, known_suites: set[str]) -> list[Expectation]:

@@ -1,4 +1,4 @@
-//! `TlsTransport`, what the program sees: a subclass of asyncio's own class, so that `isinstance` says what it did.
+//! `SSLTransport`, what the program sees: a subclass of asyncio's own class, so that `isinstance` says what it did.
 //!
 //! Every method is native. The state is that of the protocol, in a slot.
 #![forbid(unsafe_code)]
@@ -49,7 +49,7 @@ fn transport_type(py: Python<'_>) -> PyResult<&'static TransportType> {
     static TYPE: PyOnceLock<TransportType> = PyOnceLock::new();
     TYPE.get_or_try_init(py, || {
         let base = ("sslproto", "_SSLProtocolTransport");
-        let made = TransportType::make(py, base, "TlsTransport", "A TLS connection on a zloop loop.")?;
+        let made = TransportType::make(py, base, "SSLTransport", "A TLS connection on a zloop loop.")?;
         let class = made.class(py);
         METHODS.iter().try_for_each(|method| method.install(class))?;
         let property = py.import("builtins")?.getattr("property")?;
@@ -63,7 +63,7 @@ fn transport_type(py: Python<'_>) -> PyResult<&'static TransportType> {
 /// Adds both classes to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<TlsProtocol>()?;
-    module.add("TlsTransport", transport_type(module.py())?.class(module.py()))
+    module.add("SSLTransport", transport_type(module.py())?.class(module.py()))
 }
 
 /// The program's transport for a session.
@@ -91,13 +91,13 @@ fn ask<'py>(slf: &Bound<'py, PyAny>, body: impl FnOnce(Session<'_, 'py>) -> PyRe
 }
 
 fn get_extra_info<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
-    let name = required(args, "TlsTransport.get_extra_info", "name")?;
+    let name = required(args, "SSLTransport.get_extra_info", "name")?;
     let default = args.named(1, "default").map_or_else(|| none(slf.py()), |default| default.to_owned());
     with(slf, |session| session.extra_info(&name, default))
 }
 
 fn set_protocol<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
-    let protocol = required(args, "TlsTransport.set_protocol", "protocol")?;
+    let protocol = required(args, "SSLTransport.set_protocol", "protocol")?;
     act(slf, |session| session.set_protocol(&protocol))
 }
 
@@ -142,7 +142,7 @@ fn abort<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
 }
 
 fn force_close<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
-    let error = required(args, "TlsTransport._force_close", "exc")?;
+    let error = required(args, "SSLTransport._force_close", "exc")?;
     force(slf, &error)
 }
 
@@ -169,13 +169,13 @@ fn resume_reading<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
 }
 
 fn write_data<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
-    let data = required(args, "TlsTransport.write", "data")?;
+    let data = required(args, "SSLTransport.write", "data")?;
     let data = PyBackedBytes::from(exact_bytes(&data, ("sslproto", "_SSLProtocolTransport"))?);
     act(slf, |session| if data.is_empty() { Ok(()) } else { write::write(session, std::iter::once(data)) })
 }
 
 fn writelines<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
-    let lines = required(args, "TlsTransport.writelines", "list_of_data")?;
+    let lines = required(args, "SSLTransport.writelines", "list_of_data")?;
     let data = lines.try_iter()?.map(|line| write::owned(&line?)).collect::<PyResult<Vec<_>>>()?;
     act(slf, |session| write::write(session, data))
 }
@@ -223,7 +223,7 @@ fn get_read_size<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
 }
 
 fn append_backlog<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
-    let data = write::owned(&*required(args, "TlsTransport._test__append_write_backlog", "data")?)?;
+    let data = write::owned(&*required(args, "SSLTransport._test__append_write_backlog", "data")?)?;
     act(slf, |session| {
         session.state(|state| state.backlog.push(data));
         Ok(())
@@ -247,7 +247,7 @@ fn del<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     let open = with(slf, |session| Ok(!session.state(|state| std::mem::replace(&mut state.closed, true))));
     if open.unwrap_or(false) {
         let category = py.get_type::<PyResourceWarning>();
-        warn(py, ("unclosed transport <zloop.TlsTransport object>", category), None)?;
+        warn(py, ("unclosed transport <zloop.SSLTransport object>", category), None)?;
     }
     Ok(none(py))
 }

@@ -63,7 +63,7 @@ pub fn flush_written(written: &Bound<'_, PyAny>) -> PyResult<bool> {
     let Ok(this) = written.cast_exact::<TlsProtocol>() else { return Ok(false) };
     let session = Session(this);
     session.state(|state| state.dirty = false);
-    settle(session).or_else(|error| run::report(session.event_loop(), "TlsTransport._flush()", error))?;
+    settle(session).or_else(|error| run::report(session.event_loop(), "SSLTransport._flush()", error))?;
     Ok(true)
 }
 
