@@ -11,6 +11,7 @@ use super::super::tls::TlsProtocol;
 use super::super::transport::{Answer, flag, log, none, required, set_limits, warn};
 use super::super::{context, errors};
 use super::{Conn, Kind, attach, close, detach, enter, look_again, with_conn, write};
+use crate::io::ReadSize;
 
 static METHODS: [Method; 24] = [
     method!(c"write", write_data, c"Write some data; it is sent when the callback that wrote it returns."),
@@ -64,6 +65,7 @@ pub fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
     for (name, getter) in &PROPERTIES {
         class.setattr(*name, property.call1((getter.bind(class)?,))?)?;
     }
+    class.setattr("max_size", ReadSize::LARGEST)?;
     class.setattr("_start_tls_compatible", true)?;
     let mode = py.import("asyncio.constants")?.getattr("_SendfileMode")?.getattr("TRY_NATIVE")?;
     class.setattr("_sendfile_compatible", mode)
