@@ -165,5 +165,5 @@ def _transport_class(loop: ProcessMethods) -> type:
 
 def _thread_watcher() -> Any:
     """Return what waits for children with a thread each, under its name in this version of Python."""
-    found = getattr(unix_events, "_ThreadedChildWatcher", None)
-    return found() if found else unix_events.ThreadedChildWatcher()
+    renamed = hasattr(unix_events, "_ThreadedChildWatcher")
+    return getattr(unix_events, "_ThreadedChildWatcher" if renamed else "ThreadedChildWatcher")()
