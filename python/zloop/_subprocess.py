@@ -29,7 +29,7 @@ class ProcessMethods(SockMethods):
 
     if TYPE_CHECKING:
 
-        def _child_watcher_callback(self, pid: int, returncode: int, transport: Any) -> None: ...
+        def _child_watcher_callback(self, pid: int, returncode: int, transp: Any) -> None: ...
 
     #: Whether the backend reports the end of processes, as far as anybody has asked.
     _backend_tells_exits = True

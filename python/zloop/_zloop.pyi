@@ -44,6 +44,9 @@ class TimerHandle(asyncio.TimerHandle):
 class StreamTransport(transports._FlowControlMixin):
     """A connected stream socket on a zloop loop."""
 
+    max_size: int
+    """The largest read, in bytes."""
+
     def __del__(self) -> None: ...
 
 class ReadPipeTransport(transports.ReadTransport):
