@@ -36,7 +36,7 @@
 //! * **C10** A signal ends `poll` promptly with `Ok`, so that the interpreter's handlers can run.
 //! * **C11** At most `out.room()` events per call; what did not fit comes first next time.
 //! * **C12** At most one `send` per token is in flight; the caller serialises, backends debug-assert.
-//! * **C13** After `fork` the child may only drop the backend, and the parent is undisturbed by that.
+//! * **C13** After `fork` the child may only `forget` and drop the backend, and the parent is undisturbed by that.
 //! * **C14** `quiesce` ends with `in_flight() == 0`, given room for the terminal events; after it and `Drop` no fd and
 //!   no memory is left behind.
 //! * **C15** A backend goes with the thread that binds it: after `bind` in another thread all registrations, reports

@@ -11,6 +11,7 @@
 //! | [`slots`] | a slab that hands out [`Token`]s |
 //! | `table` | a vector indexed by somebody else's tokens |
 //! | `fd` | the one place that vouches for a raw fd |
+//! | `fork` | what belongs to the parent of this process |
 //! | [`readiness`] | every readiness backend: one `Readiness<S>` over small selectors |
 //! | `uring` | io_uring (Linux) |
 //! | `sim` | the backend in memory, for tests (feature `sim`) |
@@ -20,6 +21,8 @@ pub mod api;
 pub mod attempt;
 pub mod child;
 mod fd;
+#[cfg(any(epoll, io_uring))]
+mod fork;
 pub mod readiness;
 pub mod registry;
 #[cfg(feature = "sim")]

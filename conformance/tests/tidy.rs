@@ -20,6 +20,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("backends/src/attempt.rs", "system calls"),
     ("backends/src/child.rs", "pidfds, which nix does not know"),
     ("backends/src/fd.rs", "vouches for raw fds"),
+    ("backends/src/fork.rs", "asks to be told of forks"),
     ("backends/src/readiness/mod.rs", "the signature of Backend::send"),
     ("backends/src/readiness/epoll.rs", "epoll_pwait2, which no C library of the last years has"),
     ("backends/src/readiness/libkqueue.rs", "calls a C library"),

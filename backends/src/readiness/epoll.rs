@@ -3,6 +3,9 @@
 //! The order of closing matters: an epoll registration belongs to the open file, not to the fd, so it outlives a
 //! `close` while a duplicate (a forked child's, say) is open, and can then no longer be removed. Hence `forget` before
 //! `close`, and a look at the token's generation on every report.
+//!
+//! A forked child shares the instance with its parent and is told apart, so that it takes nothing out when it lets go of
+//! what it inherited.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -15,6 +18,7 @@ use nix::sys::epoll::{Epoll as Kernel, EpollCreateFlags, EpollEvent, EpollFlags,
 use super::selector::{Change, Selector, Trigger, Wanted, whole_milliseconds};
 use crate::api::{Interest, Token, Wait};
 use crate::fd;
+use crate::fork::Origin;
 
 /// How many reports one wait can bring.
 const BATCH: usize = 256;
@@ -26,6 +30,7 @@ static ONLY_MILLISECONDS: AtomicBool = AtomicBool::new(false);
 #[derive(Debug)]
 pub struct Epoll {
     kernel: Kernel,
+    origin: Origin,
     reports: Box<[EpollEvent; BATCH]>,
 }
 
@@ -36,7 +41,7 @@ impl Selector for Epoll {
 
     fn open() -> io::Result<Self> {
         let kernel = Kernel::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let mut epoll = Self { kernel, reports: Box::new([EpollEvent::empty(); BATCH]) };
+        let mut epoll = Self { kernel, origin: Origin::here(), reports: Box::new([EpollEvent::empty(); BATCH]) };
         // Learns once whether fine waits are possible.
         epoll.wait_for(Duration::from_nanos(1), 1)?;
         Ok(epoll)
@@ -61,6 +66,9 @@ impl Selector for Epoll {
     }
 
     fn remove(&mut self, fd: RawFd, _token: Token) {
+        if self.origin.is_inherited() {
+            return;
+        }
         if let Ok(fd) = fd::borrow(fd) {
             // EBADF and ENOENT: closed already, and the kernel has removed it.
             let _ = self.kernel.delete(fd);

@@ -1,8 +1,6 @@
 //! The ring itself: setting it up, entering the kernel, taking completions.
 
 use std::io;
-use std::sync::Once;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -10,6 +8,7 @@ use io_uring::{EnterFlags, IoUring, cqueue, squeue};
 use nix::errno::Errno;
 
 use crate::api::Wait;
+use crate::fork::Origin;
 
 /// Room for what is queued between two polls; more is handed over early.
 const SUBMISSIONS: u32 = 256;
@@ -24,8 +23,7 @@ const ALWAYS: EnterFlags = EnterFlags::GETEVENTS;
 pub(super) struct Ring {
     kernel: IoUring,
     owner: Option<ThreadId>,
-    /// What [`forks`] said when it was made.
-    forks: u32,
+    origin: Origin,
     /// How many requests were ever queued; it starts over after 2^32.
     pushed: u32,
     /// What every wait passes on.
@@ -70,7 +68,7 @@ impl Ring {
         let mut wait_flags = ALWAYS | EnterFlags::EXT_ARG;
         // Since Linux 6.15 a wait can be idleness instead of waiting for a disk.
         wait_flags.set(EnterFlags::NO_IOWAIT, kernel.params().is_feature_no_iowait());
-        Ok(Self { kernel, owner: None, forks: forks(), pushed: 0, wait_flags, without_array })
+        Ok(Self { kernel, owner: None, origin: Origin::here(), pushed: 0, wait_flags, without_array })
     }
 
     /// Makes the calling thread the only one that may enter.
@@ -92,7 +90,7 @@ impl Ring {
 
     /// Whether it belongs to a parent of this process. Its memory is shared with the parent, who would see each change.
     pub(super) fn is_inherited(&self) -> bool {
-        self.forks != FORKS.load(Ordering::Relaxed)
+        self.origin.is_inherited()
     }
 
     #[cfg(test)]
@@ -222,22 +220,6 @@ fn build(submissions: u32, completions: u32, without_array: bool) -> io::Result<
         builder.setup_no_sqarray();
     }
     builder.build(submissions)
-}
-
-/// How many forks lie between the process that first asked and this one.
-static FORKS: AtomicU32 = AtomicU32::new(0);
-
-fn forks() -> u32 {
-    extern "C" fn in_child() {
-        FORKS.fetch_add(1, Ordering::Relaxed);
-    }
-    static COUNTED: Once = Once::new();
-    COUNTED.call_once(|| {
-        // SAFETY: the handler changes an atomic and nothing else, which a forked child may do.
-        let answer = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
-        assert_eq!(answer, 0, "no memory for the handler of forks");
-    });
-    FORKS.load(Ordering::Relaxed)
 }
 
 fn this_thread() -> ThreadId {

@@ -34,6 +34,28 @@ pub fn a_child_can_have_a_backend_of_its_own(rig: &mut Rig) {
     rig.until_seen(watched, Interest::READ);
 }
 
+/// C13: a child that lets go of its parent's files one by one, as collecting transports does, takes none from the parent.
+pub fn a_child_that_forgets_disturbs_nothing(rig: &mut Rig) {
+    let stream = rig.stream();
+    let (fd, peer) = rig.pair();
+    let watched = rig.watch(fd, Interest::READ);
+    rig.settle();
+    let mut backend = Some(rig.take_backend());
+    let fine = in_forked_child(|| {
+        let mut inherited = backend.take().expect("just put there");
+        inherited.forget(watched);
+        inherited.forget(stream.token);
+        drop(inherited);
+    });
+    assert!(fine, "C13: the child came to no good end");
+    rig.put_backend(backend.expect("only the child has dropped it"));
+    rig.world().write(peer, b"x").expect("room");
+    rig.until("C13: what the parent watches", |rig| rig.seen(watched).contains(Interest::READ));
+    rig.rearm(stream.token, Interest::READ);
+    rig.world().write(stream.peer, b"x").expect("room");
+    rig.until_seen(stream.token, Interest::READ);
+}
+
 /// C13: a child that drops its copy of the backend changes nothing for its parent.
 pub fn a_child_that_drops_its_copy_disturbs_nothing(rig: &mut Rig) {
     let stream = rig.stream();

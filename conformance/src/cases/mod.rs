@@ -94,6 +94,7 @@ macro_rules! for_each_case {
             C11 fairness::every_end_of_a_send_gets_its_turn,
             C12 overlap::a_second_send_in_flight_is_caught,
             C12 overlap::sends_one_after_another_keep_their_order,
+            C13 fork::a_child_that_forgets_disturbs_nothing,
             C13 fork::a_child_that_drops_its_copy_disturbs_nothing,
             C13 fork::a_child_can_have_a_backend_of_its_own,
             C14 quiesce::nothing_is_in_flight_after_quiesce,

@@ -7,9 +7,9 @@
 //! | `write.rs` | from `write()` to the file, with flow control |
 //!
 //! The classes derive from asyncio's pipe transports: `repr` and the warning about a transport that was never closed are
-//! theirs. State lives in one native object; what that code asks for (`_pipe`, `_closing`, ...) are properties. As on asyncio, files are watched like those of `add_reader`: by level,
-//! so that terminals, which give one line at a time, and packets need no special care, and so that two transports can
-//! share a terminal.
+//! theirs. State lives in one native object; what that code asks for (`_pipe`, `_closing`, ...) are properties. As on
+//! asyncio, files are watched like those of `add_reader`: by level, so that terminals, which give one line at a time, and
+//! packets need no special care, and so that two transports can share a terminal.
 #![forbid(unsafe_code)]
 
 mod read;
