@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import sys
 
 import pytest
 
@@ -82,6 +83,10 @@ def test_what_is_kept_leaves_first(run, loop, unix):
     run(main())
 
 
+@pytest.mark.skipif(
+    sys.version_info[:3] == (3, 13, 0),
+    reason="asyncio of 3.13.0 never gives back what it counts for headers, so writing is not resumed",
+)
 def test_pausing_and_resuming(compare, unix):
     def scenario(loop, reports):
         async def main():
