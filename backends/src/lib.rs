@@ -21,7 +21,7 @@ pub mod api;
 pub mod attempt;
 pub mod child;
 mod fd;
-#[cfg(any(epoll, io_uring))]
+#[cfg(any(epoll, io_uring, kqueue))]
 mod fork;
 pub mod readiness;
 pub mod registry;

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from functools import cache
 
 from aiohttp import web
-from loops import loop_factory, settle_allocator
+from loops import serve
 
 
 @cache
@@ -21,7 +20,7 @@ async def reply(request: web.Request) -> web.Response:
     return web.Response(body=body(request.match_info["length"]), content_type="text/plain")
 
 
-async def serve() -> None:
+async def serve_http() -> None:
     """Serve on a free port, for ever."""
     app = web.Application()
     app.router.add_get("/{length}", reply)
@@ -33,14 +32,5 @@ async def serve() -> None:
     await asyncio.Event().wait()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--loop", default="asyncio", help="see loops.py")
-    options = parser.parse_args()
-    settle_allocator()
-    with asyncio.Runner(loop_factory=loop_factory(options.loop)) as runner:
-        runner.run(serve())
-
-
 if __name__ == "__main__":
-    main()
+    serve(__doc__, serve_http)

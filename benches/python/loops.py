@@ -8,9 +8,11 @@ module name `zloop` are told apart by PYTHONPATH, which the harness sets.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -40,3 +42,13 @@ def settle_allocator() -> None:
     happened to be imported. So every benchmark frees one large block before it starts.
     """
     bytearray(4 << 20)
+
+
+def serve(description: str | None, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run the server `main` on the loop that the command line names."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--loop", default="asyncio", help="see loops.py")
+    options = parser.parse_args()
+    settle_allocator()
+    with asyncio.Runner(loop_factory=loop_factory(options.loop)) as runner:
+        runner.run(main())

@@ -7,7 +7,6 @@
 
 use std::io;
 use std::os::fd::RawFd;
-use std::process;
 use std::sync::Arc;
 
 use libc::timespec;
@@ -21,6 +20,7 @@ use super::libkqueue as kernel;
 use super::selector::{Change, Selector, Trigger, Wanted};
 use crate::api::{Interest, Token, Wait};
 use crate::fd;
+use crate::fork::Origin;
 #[cfg(kqueue_user)]
 use crate::wake::Doorbell;
 use kernel::{EvFlags, EventFilter, FilterFlag, KEvent};
@@ -163,14 +163,14 @@ struct Queue {
     /// There until it is dropped.
     kernel: Option<kernel::Kqueue>,
     /// Where it was made; a forked child does not have it.
-    process: u32,
+    origin: Origin,
 }
 
 impl Queue {
     fn new() -> nix::Result<Self> {
         let kernel = kernel::Kqueue::new()?;
         fcntl(&kernel, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-        Ok(Self { kernel: Some(kernel), process: process::id() })
+        Ok(Self { kernel: Some(kernel), origin: Origin::here() })
     }
 
     fn exchange(&self, changes: &[KEvent], reports: &mut [KEvent], time: Option<timespec>) -> nix::Result<usize> {
@@ -178,7 +178,7 @@ impl Queue {
     }
 
     fn is_inherited(&self) -> bool {
-        self.process != process::id()
+        self.origin.is_inherited()
     }
 
     /// Makes a few changes now. All are tried; the first that fails is the error.
