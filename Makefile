@@ -8,6 +8,8 @@
 PYTHON ?=
 BACKEND ?=
 SUITE ?=
+TLS ?=
+MATCH ?=
 QUICK ?=
 PROFILE ?= release
 SANITIZER ?= address
@@ -130,8 +132,9 @@ sanitize: ## The backends and their suite under SANITIZER=address or thread
 		--target-dir target/sanitize-$(SANITIZER) --package zloop-backends --package zloop-conformance --tests
 
 .PHONY: upstream
-upstream: $(BUILT) ## Other projects' test suites on zloop against asyncio: SUITE=uvicorn BACKEND=epoll
-	@$(PY) conformance/python/upstream/run.py $(if $(SUITE),--suite "$(SUITE)") $(if $(BACKEND),--backend "$(BACKEND)")
+upstream: $(BUILT) ## Other projects' test suites on zloop against asyncio: SUITE=uvicorn BACKEND=epoll TLS=portable MATCH=ssl
+	@$(PY) conformance/python/upstream/run.py $(if $(SUITE),--suite "$(SUITE)") $(if $(BACKEND),--backend "$(BACKEND)") \
+		$(if $(TLS),--tls "$(TLS)") $(if $(MATCH),--match "$(MATCH)")
 
 .PHONY: bench
 bench: $(VENV)/.made ## The benchmarks against asyncio and other loops; QUICK=1 for under three minutes

@@ -5,11 +5,13 @@
 The released source distribution and the suite's requirements come from PyPI and are kept in .cache/.
 Fails when a test that passes on asyncio fails on zloop and expectations.toml does not say why.
 `--backend asyncio` compares asyncio with itself, which must always hold. uvloop's own suite is compared
-with uvloop as well: what passes on either must pass on zloop.
+with uvloop as well: what passes on either must pass on zloop. `--tls portable` has zloop make TLS records by
+Python's own objects, and `--match 'ssl|tls'` runs only the tests in whose names that is found.
 """
 
 import argparse
 import json
+import re
 import signal
 import sys
 from dataclasses import asdict
@@ -26,13 +28,15 @@ from verdict import Expectation, Verdict
 RETRIES = 2
 
 
-def run_suite(suite: Suite, backend: str, only: list[str] | None = None) -> Report:
+def run_suite(
+    suite: Suite, backend: str, only: list[str] | None = None, tls: str = "auto"
+) -> Report:
     python, folder = suites.interpreter(suite), suites.source(suite)
     command = [str(python), "-m", "pytest", "-p", "loop_plugin", "-o", "addopts=", "-q"]
     command += ["-p", "no:cacheprovider", "--continue-on-collection-errors", *suite.tests]
     if suite.from_stdlib:
         command += [f"--rootdir={folder}"]
-    variables = {"UPSTREAM_BACKEND": backend}
+    variables = {"UPSTREAM_BACKEND": backend, "ZLOOP_TLS": tls}
     if suite.classes:
         variables["UPSTREAM_CLASSES"] = "1"
     if suite.uvloop:
@@ -57,7 +61,7 @@ def baseline(suite: Suite, loop: str, *, fresh: bool = False) -> Report:
 
 
 def settle(
-    suite: Suite, backend: str, before: Report, after: Report, expected: set[str]
+    suite: Suite, backend: str, before: Report, after: Report, expected: set[str], tls: str
 ) -> dict[str, Result]:
     """Runs again what failed on the candidate alone; returns, for the tests that passed at another try,
     how they had failed.
@@ -69,7 +73,7 @@ def settle(
         failing = verdict.regressions(before, after).keys() - expected
         if not failing:
             break
-        again = run_suite(suite, backend, only=sorted(failing))
+        again = run_suite(suite, backend, sorted(failing), tls)
         for test, result in again.results.items():
             if result.outcome in supervise.PASSES:
                 flaky[test] = after.results[test]
@@ -78,25 +82,35 @@ def settle(
 
 
 def candidate(
-    suite: Suite, backend: str, before: Report, expected: set[str]
+    suite: Suite, backend: str, before: Report, expected: set[str], options: argparse.Namespace
 ) -> tuple[Report, dict[str, Result]]:
     """The suite on the candidate, with the failures settled; kept for `--last`."""
-    print(f"{suite.label} on {backend}", flush=True)
-    after = run_suite(suite, backend)
-    flaky = settle(suite, backend, before, after, expected)
-    path = last_result(suite, backend)
+    label = called(backend, options)
+    print(f"{suite.label} on {label}", flush=True)
+    after = run_suite(
+        suite, backend, sorted(before.results) if options.match else None, options.tls
+    )
+    flaky = settle(suite, backend, before, after, expected, options.tls)
+    path = last_result(suite, label)
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = {"flaky": {test: asdict(result) for test, result in flaky.items()}, **asdict(after)}
     path.write_text(json.dumps(stored))
     return after, flaky
 
 
-def last_result(suite: Suite, backend: str) -> Path:
-    return suites.CACHE / "results" / f"{suite.name}-{suites.TAG}-{backend}.json"
+def called(backend: str, options: argparse.Namespace) -> str:
+    """The name of what is tested: the backend, and what else is not as usual."""
+    tls = f"{options.tls} TLS" if options.tls != "auto" else ""
+    return " ".join(filter(None, [backend, tls, options.match]))
 
 
-def last_candidate(suite: Suite, backend: str) -> tuple[Report, dict[str, Result]]:
-    stored = json.loads(last_result(suite, backend).read_text())
+def last_result(suite: Suite, label: str) -> Path:
+    name = re.sub(r"\W+", "-", f"{suite.name}-{suites.TAG}-{label}")
+    return suites.CACHE / "results" / f"{name}.json"
+
+
+def last_candidate(suite: Suite, label: str) -> tuple[Report, dict[str, Result]]:
+    stored = json.loads(last_result(suite, label).read_text())
     flaky = {test: Result(**result) for test, result in stored.pop("flaky").items()}
     return Report.load(stored), flaky
 
@@ -107,19 +121,21 @@ def examine(
     asyncios = reference = baseline(suite, "asyncio", fresh=options.fresh)
     if suite.uvloop:
         reference = supervise.better_of(asyncios, baseline(suite, "uvloop", fresh=options.fresh))
+    asyncios, reference = (report.matching(options.match) for report in (asyncios, reference))
     covering = [entry for entry in ledger if entry.covers(suite.name, backend)]
+    covering = [entry for entry in covering if supervise.matches(options.match, entry.id)]
     if options.last:
-        after, flaky = last_candidate(suite, backend)
+        after, flaky = last_candidate(suite, called(backend, options))
     else:
         expected = {entry.id for entry in covering}
-        after, flaky = candidate(suite, backend, reference, expected)
+        after, flaky = candidate(suite, backend, reference, expected, options)
     found = verdict.compare(reference, after, covering, on_zloop=backend != "asyncio")
-    return Row(suite.label, backend, asyncios, after, found, flaky)
+    return Row(suite.label, called(backend, options), asyncios, after, found, flaky)
 
 
-def peer(suite: Suite) -> Row:
+def peer(suite: Suite, match: str) -> Row:
     """The row of uvloop itself in its own suite; it is compared with nothing."""
-    asyncios, after = baseline(suite, "asyncio"), baseline(suite, "uvloop")
+    asyncios, after = (baseline(suite, loop).matching(match) for loop in ("asyncio", "uvloop"))
     return Row(suite.label, "uvloop", asyncios, after, Verdict(), {})
 
 
@@ -139,6 +155,8 @@ def parse(known: dict[str, Suite]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Run other projects' test suites on zloop.")
     parser.add_argument("--suite", action="append", choices=list(known), default=[])
     parser.add_argument("--backend", action="append", default=[], help="default: every one here")
+    parser.add_argument("--tls", choices=["auto", "portable"], default="auto")
+    parser.add_argument("--match", default="", help="only tests with this regex in their names")
     parser.add_argument("--fresh", action="store_true", help="run the other loops again, too")
     parser.add_argument("--last", action="store_true", help="run nothing; show the last results")
     parser.add_argument("--markdown", action="store_true", help="write the table in Markdown, too")
@@ -156,7 +174,7 @@ def main() -> int:
     for suite in [known[name] for name in options.suite or known]:
         rows += [examine(suite, backend, ledger, options) for backend in backends]
         if suite.uvloop:
-            rows.append(peer(suite))
+            rows.append(peer(suite, options.match))
     for row in rows:
         explain(row)
     show(rows)

@@ -8,6 +8,7 @@ a new process. The process reports by JSON lines (see loop_plugin.py).
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -22,6 +23,11 @@ STARTUP_LIMIT = 180.0  # seconds without any test running: imports, collection, 
 STACK_LIMIT = 5.0  # seconds for faulthandler to write its stacks
 
 PASSES = ("passed", "xfailed", "skipped")
+
+
+def matches(pattern: str, test: str) -> bool:
+    """Whether a regular expression is found in a test's name, in capitals or not."""
+    return re.search(pattern, test, re.IGNORECASE) is not None
 
 
 @dataclass
@@ -53,6 +59,11 @@ class Report:
 
     def count(self, *outcomes: str) -> int:
         return sum(result.outcome in outcomes for result in self.results.values())
+
+    def matching(self, pattern: str) -> "Report":
+        """Only the tests in whose names the pattern is found."""
+        found = {test: result for test, result in self.results.items() if matches(pattern, test)}
+        return Report(found, self.loops, self.seconds)
 
     def passed_on(self, loop: str) -> int:
         """The tests that passed and had this kind of loop run."""

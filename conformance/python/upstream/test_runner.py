@@ -1,5 +1,6 @@
 """The runner must notice: tests that fail, hang or crash, and a ledger that no longer fits."""
 
+import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -7,6 +8,8 @@ from textwrap import dedent
 
 import pytest
 
+import run
+import suites
 import supervise
 import verdict
 from suites import HERE, load
@@ -132,6 +135,23 @@ def test_a_module_that_cannot_be_imported_is_a_failure(tmp_path: Path) -> None:
     assert outcomes(report) == {"test_suite.py": "failed"}
 
 
+@pytest.mark.parametrize("tls", ["auto", "portable"])
+def test_the_engine_of_tls_reaches_the_suite(tls: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables of zloop's around the runner do not, but what the runner is told does."""
+    monkeypatch.setenv("ZLOOP_TLS", "nonsense")
+    monkeypatch.setattr(suites, "interpreter", lambda suite: Path(sys.executable))
+    given: list[dict[str, str]] = []
+    monkeypatch.setattr(supervise, "run", lambda command, folder, env, *rest: given.append(env))
+    run.run_suite(load()["cpython"], "epoll", tls=tls)
+    code = "import zloop; loop = zloop.new_event_loop(); print(loop.tls); loop.close()"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=given[0], capture_output=True, text=True, check=True)
+    monkeypatch.setenv("ZLOOP_TLS", tls)
+    own = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert done.stdout == own
+    assert tls == "auto" or own == "portable\n"
+
+
 def report_of(zloop: int = 1, **outcomes: str) -> Report:
     results = {test: Result(outcome) for test, outcome in outcomes.items()}
     return Report(results, {"zloop": zloop, "asyncio": 1})
@@ -172,6 +192,12 @@ def test_a_suite_that_never_used_zloop_proves_nothing() -> None:
     both = report_of(zloop=0, a="passed")
     assert not verdict.compare(both, both, [], on_zloop=True).held
     assert verdict.compare(both, both, [], on_zloop=False).held
+
+
+def test_a_part_of_a_suite_is_chosen_by_name() -> None:
+    report = report_of(test_ssl="passed", test_TLS="failed", test_tcp="passed")
+    assert list(report.matching("ssl|tls").results) == ["test_ssl", "test_TLS"]
+    assert report.matching("").results == report.results
 
 
 def test_what_passes_on_either_of_two_loops_must_pass() -> None:
