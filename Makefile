@@ -3,6 +3,7 @@
 #   PYTHON=3.12          another interpreter (a version, a name or a path); it gets .venv-3.12
 #   BACKEND=epoll        one backend; without it zloop chooses
 #   PROFILE=dev-release  a quicker build with debug assertions instead of the release build
+#   PGO=1                for `make wheel` and `make bench`: optimise by a profile (rustup component add llvm-tools)
 #   SANITIZER=thread     for `make sanitize`: address (the default) or thread
 
 PYTHON ?=
@@ -11,6 +12,7 @@ SUITE ?=
 TLS ?=
 MATCH ?=
 QUICK ?=
+PGO ?=
 PROFILE ?= release
 SANITIZER ?= address
 
@@ -137,8 +139,8 @@ upstream: $(BUILT) ## Other projects' test suites on zloop against asyncio: SUIT
 		$(if $(TLS),--tls "$(TLS)") $(if $(MATCH),--match "$(MATCH)")
 
 .PHONY: bench
-bench: $(VENV)/.made ## The benchmarks against asyncio and other loops; QUICK=1 for under three minutes
-	@$(PY) benches/run.py $(if $(QUICK),--quick)
+bench: $(VENV)/.made ## The benchmarks against asyncio and other loops; QUICK=1 for under three minutes; PGO=1 as `wheel`
+	@$(PY) benches/run.py $(if $(QUICK),--quick) $(if $(PGO),--pgo)
 
 .PHONY: instructions
 instructions: $(BUILT) ## Instructions of the hot paths against the committed counts (valgrind); UPDATE=1 sets them anew
@@ -149,8 +151,8 @@ else
 endif
 
 .PHONY: wheel
-wheel: $(VENV)/.ready ## A wheel for this interpreter, in dist/
-	$(VENV)/bin/maturin build --release --strip --out dist --interpreter $(CURDIR)/$(PY)
+wheel: $(VENV)/.ready ## A wheel for this interpreter, in dist/; PGO=1 optimises it by a profile
+	$(VENV)/bin/maturin build --release --strip $(if $(PGO),--pgo) --out dist --interpreter $(CURDIR)/$(PY)
 
 .PHONY: clean
 clean: ## Remove everything that was built, virtual environments included

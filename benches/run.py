@@ -50,6 +50,9 @@ def parse() -> argparse.Namespace:
     how.add_argument(
         "--base", metavar="FOLDER", help="another built zloop, which is then called base"
     )
+    how.add_argument(
+        "--pgo", action="store_true", help="build zloop as its wheels are: with a profile, slowly"
+    )
     how.add_argument("--refresh", action="store_true", help="install the newest peers again")
     out = parser.add_argument_group("output")
     out.add_argument(

@@ -28,7 +28,7 @@ def read_or_measure(options: argparse.Namespace) -> Results:
     """Return results: those asked for, or new ones."""
     if options.render:
         return Results.read(options.render)
-    environment = prepare(options.zloop, options.base)
+    environment = prepare(options.zloop, options.base, options.pgo)
     loops = choose_loops(options, environment)
     machine = describe(environment)
     results = session.run(options, environment, machine, loops)

@@ -130,14 +130,14 @@ def install(name: str, note: str, *arguments: str) -> dict[str, str]:
     return {}
 
 
-def prepare(zloop: str | None, base: str | None, progress: bool = True) -> Environment:
+def prepare(zloop: str | None, base: str | None, pgo: bool, progress: bool = True) -> Environment:
     """Build what has to be built. `zloop` and `base` are folders with a built zloop in them; without
-    the former, zloop is built from this checkout."""
+    the former, zloop is built from this checkout, optimised by a profile if `pgo` is set."""
     load, echo = build_native(progress)
     missing = json.loads((PEERS / "missing.json").read_text())
     builds: dict[str, Path] = {}
     try:
-        builds["zloop"] = Path(zloop).resolve() if zloop else build_zloop(progress)
+        builds["zloop"] = Path(zloop).resolve() if zloop else build_zloop(pgo, progress)
     except HarnessError as error:
         missing["zloop"] = str(error)
     if base:
@@ -164,14 +164,14 @@ def build_native(progress: bool) -> tuple[Path, Path]:
     return programs["load"], programs["echo"]
 
 
-def build_zloop(progress: bool) -> Path:
-    """Build a wheel from this checkout, as a user gets it, and unpack it."""
+def build_zloop(pgo: bool, progress: bool) -> Path:
+    """Build a wheel from this checkout, with `pgo` as a user gets it, and unpack it."""
     if progress:
-        print("Building zloop ...", flush=True)
+        print(f"Building zloop{' twice, with a profile' if pgo else ''} ...", flush=True)
     wheels, target = PEERS / "wheels", PEERS / "zloop"
     shutil.rmtree(wheels, ignore_errors=True)
     command = [str(VENV / "bin" / "maturin"), "build", "--release"]
-    command += ["--interpreter", sys.executable, "--out", str(wheels)]
+    command += ["--interpreter", sys.executable, "--out", str(wheels), *["--pgo"] * pgo]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     if done.returncode:
         raise HarnessError(f"maturin could not build zloop: {done.stderr.strip()[-500:]}")

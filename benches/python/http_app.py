@@ -32,12 +32,30 @@ async def app(scope: dict[str, Any], receive: object, send: Send) -> None:
 
 
 class Server(uvicorn.Server):
-    """A server that says where it listens."""
+    """A server that says where it listens; it serves HTTPS if it is given a PEM file."""
+
+    def __init__(self, certificate: str | None) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host="127.0.0.1",
+                port=0,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_level="warning",
+                ssl_certfile=certificate,
+            )
+        )
+        self.listening = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         host, port = self.servers[0].sockets[0].getsockname()[:2]
-        print(f"READY tcp:{host}:{port}", flush=True)
+        self.address = f"tcp:{host}:{port}"
+        self.listening.set()
+        print("READY", self.address, flush=True)
 
 
 def main() -> None:
@@ -46,19 +64,8 @@ def main() -> None:
     parser.add_argument("--certificate", metavar="FILE", help="serve HTTPS with this PEM file")
     options = parser.parse_args()
     settle_allocator()
-    config = uvicorn.Config(
-        app,
-        host="127.0.0.1",
-        port=0,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_level="warning",
-        ssl_certfile=options.certificate,
-    )
     with asyncio.Runner(loop_factory=loop_factory(options.loop)) as runner:
-        runner.run(Server(config).serve())
+        runner.run(Server(options.certificate).serve())
 
 
 if __name__ == "__main__":
