@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from asyncio import transports
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -356,6 +357,17 @@ class Recorder(asyncio.Protocol):
         future = self.loop.create_future()
         self._waits.append((count, future))
         return await future
+
+
+def remembering() -> tuple[list[Recorder], Callable[[], Recorder]]:
+    """A factory of recorders, and the list of those that it has made."""
+    made: list[Recorder] = []
+
+    def factory() -> Recorder:
+        made.append(Recorder())
+        return made[-1]
+
+    return made, factory
 
 
 class BufferedRecorder(Recorder, asyncio.BufferedProtocol):

@@ -15,6 +15,7 @@ from harness import (
     normal,
     outcome,
     recv_exactly,
+    remembering,
     serving,
     spin,
     until,
@@ -42,11 +43,7 @@ def test_kinds(run, loop):
 
 
 def test_server_side_extra_info(run, loop):
-    made = []
-
-    def factory():
-        made.append(Recorder())
-        return made[-1]
+    made, factory = remembering()
 
     async def main():
         async with serving(factory) as (_, address):
@@ -67,11 +64,7 @@ def test_server_side_extra_info(run, loop):
 
 
 def test_the_factory_is_called_once_per_connection_in_order(run, loop):
-    made = []
-
-    def factory():
-        made.append(Recorder())
-        return made[-1]
+    made, factory = remembering()
 
     async def main():
         async with serving(factory) as (_, address):
@@ -90,11 +83,7 @@ def test_the_factory_is_called_once_per_connection_in_order(run, loop):
 
 def test_many_connections_waiting_in_the_backlog(run, loop):
     """More than one accept per event: nobody is left waiting."""
-    made = []
-
-    def factory():
-        made.append(Recorder())
-        return made[-1]
+    made, factory = remembering()
 
     async def main():
         async with serving(factory, backlog=100) as (_, address):
@@ -153,11 +142,7 @@ def test_starting_a_closed_server(compare):
 
 
 def test_close_leaves_connections_alone(run, loop):
-    made = []
-
-    def factory():
-        made.append(Recorder())
-        return made[-1]
+    made, factory = remembering()
 
     async def main():
         async with serving(factory) as (server, address):
@@ -178,11 +163,7 @@ def test_wait_closed_like_asyncio(compare):
     """What it waits for has changed over the versions."""
 
     def scenario(loop, reports):
-        made = []
-
-        def factory():
-            made.append(Recorder())
-            return made[-1]
+        made, factory = remembering()
 
         async def main():
             found = []
@@ -249,11 +230,7 @@ def test_cancelling_serve_forever_with_an_open_connection(compare):
     """Whether it closes or waits for the clients is asyncio's business, per version."""
 
     def scenario(loop, reports):
-        made = []
-
-        def factory():
-            made.append(Recorder())
-            return made[-1]
+        made, factory = remembering()
 
         async def main():
             server = await loop.create_server(factory, HOST, 0)
@@ -290,11 +267,7 @@ def test_close_ends_serve_forever(run, loop):
 @pytest.mark.skipif(PY < (3, 13), reason="close_clients and abort_clients are new in Python 3.13")
 @pytest.mark.parametrize("how", ["close_clients", "abort_clients"])
 def test_closing_the_clients(run, loop, how):
-    made = []
-
-    def factory():
-        made.append(Recorder())
-        return made[-1]
+    made, factory = remembering()
 
     async def main():
         async with serving(factory) as (server, address):
@@ -419,11 +392,7 @@ def test_a_client_that_is_gone_before_accept(run, loop):
     """Accepted sockets that were reset already do no harm."""
     from harness import reset
 
-    made = []
-
-    def factory():
-        made.append(Recorder())
-        return made[-1]
+    made, factory = remembering()
 
     async def main():
         async with serving(factory) as (server, address):
@@ -442,11 +411,7 @@ def test_a_client_that_is_gone_before_accept(run, loop):
 
 def test_data_sent_with_the_connection(run, loop):
     """Bytes and the end of the stream that are there when the connection is accepted."""
-    made = []
-
-    def factory():
-        made.append(Recorder())
-        return made[-1]
+    made, factory = remembering()
 
     async def main():
         async with serving(factory) as (_, address):
@@ -483,11 +448,7 @@ def test_start_server_with_a_plain_function(run):
 
 
 def test_receiving_large_uploads_on_several_connections(run, loop):
-    made = []
-
-    def factory():
-        made.append(Recorder())
-        return made[-1]
+    made, factory = remembering()
 
     size = 1_500_000
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from harness import FULL, PY, Recorder, outcome, pattern, spin, unix_pair, until
+from harness import FULL, PY, Recorder, outcome, pattern, remembering, spin, unix_pair, until
 
 
 @pytest.fixture
@@ -49,11 +49,7 @@ def test_streams(run, path):
 
 
 def test_transports(run, loop, path):
-    made = []
-
-    def factory():
-        made.append(Recorder())
-        return made[-1]
+    made, factory = remembering()
 
     async def main():
         server = await loop.create_unix_server(factory, path)
