@@ -9,6 +9,7 @@ ZLOOP_REQUIRE=epoll,io_uring a backend that is missing is an error.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
 import logging
@@ -23,6 +24,9 @@ import trustme
 
 import libkqueue
 from harness import Leaks, LoopFactory, Reports, managed_loop, run_script, tcp_pair
+
+# zloop's two ways to TLS: OpenSSL called directly, and Python's own objects.
+ENGINES = ["direct", "portable"]
 
 
 def rows() -> list[str]:
@@ -69,13 +73,22 @@ def pytest_report_header(config):
 def pytest_generate_tests(metafunc):
     if "loop_factory" not in metafunc.fixturenames:
         return
-    params = metafunc.config.zloop_rows
+    rows, marks = metafunc.config.zloop_rows, ()
     only = metafunc.definition.get_closest_marker("zloop_only")
     if only:
-        params = [name for name in params if name != "asyncio"] or [
-            pytest.param("asyncio", marks=pytest.mark.skip(reason="zloop only: " + only.args[0]))
-        ]
-    metafunc.parametrize("loop_factory", params, indirect=True)
+        rows = [name for name in rows if name != "asyncio"]
+        if not rows:
+            rows, marks = ["asyncio"], pytest.mark.skip(reason="zloop only: " + only.args[0])
+    if "engine" not in metafunc.fixturenames:
+        params = [pytest.param(row, marks=marks) for row in rows]
+        metafunc.parametrize("loop_factory", params, indirect=True)
+        return
+    params = [
+        pytest.param(row, engine, marks=marks, id=f"{row}-{engine}" if engine else row)
+        for row in rows
+        for engine in ([None] if row == "asyncio" else ENGINES)
+    ]
+    metafunc.parametrize(("loop_factory", "engine"), params, indirect=True)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -160,8 +173,25 @@ def loop_factory(request, leaks):
 
 
 @pytest.fixture
-def loop(loop_factory, reports):
+def engine(request, loop_factory, monkeypatch):
+    """The way to TLS of the loops that are made from here on: one of ENGINES; None on asyncio, which has one only."""
+    if request.param is None:
+        return None
+    import zloop
+
+    if request.param == "direct" and (problem := zloop._zloop.tls_problem()):
+        pytest.skip(f"the direct engine does not work here: {problem}")
+    monkeypatch.setenv("ZLOOP_TLS", "portable" if request.param == "portable" else "auto")
+    with contextlib.closing(loop_factory()) as loop:
+        assert loop.tls == request.param
+    return request.param
+
+
+@pytest.fixture
+def loop(request, loop_factory, reports):
     """A fresh loop; not the current one, closed at teardown if the test did not."""
+    if "engine" in request.fixturenames:
+        request.getfixturevalue("engine")  # before the loop, whichever is named first
     with managed_loop(loop_factory, reports) as loop:
         yield loop
 

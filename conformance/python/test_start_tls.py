@@ -19,6 +19,8 @@ from harness import (
     until,
 )
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 
 async def both_sides(loop, left, right):
     """Two transports that are connected with each other."""

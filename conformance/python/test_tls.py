@@ -21,6 +21,8 @@ from harness import (
     until,
 )
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 
 def test_three_megabytes(run, certificates):
     data = pattern(3_000_000)

@@ -13,6 +13,8 @@ from harness import (
     tls_server,
 )
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 
 def test_alpn(run, certificates):
     seen = []

@@ -8,22 +8,6 @@ import pytest
 
 from harness import BufferedRecorder, Recorder, connect, pattern, scaled, spin, unix_pair, until
 
-ENGINES = ["direct", "portable"]
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request, loop_factory, monkeypatch):
-    """Has loops that are made from here on use this engine."""
-    if loop_factory.is_zloop:
-        import zloop
-
-        if request.param == "direct" and (problem := zloop._zloop.tls_problem()):
-            pytest.skip(f"the direct engine does not work here: {problem}")
-    elif request.param == "portable":
-        pytest.skip("asyncio has one engine")
-    monkeypatch.setenv("ZLOOP_TLS", "portable" if request.param == "portable" else "auto")
-    return request.param
-
 
 class Lender(BufferedRecorder):
     """Lends its buffer as asyncio's TLS needs it: it takes slices, which of a bytearray are copies."""
