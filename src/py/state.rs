@@ -195,10 +195,16 @@ impl State {
                     self.sched.push(Item::Handle(handle));
                 }
             }
-            // The kernel is done with the bytes. They are plain `bytes`: dropping them runs no code.
-            (Some(Source::Draining(_)), What::Sent(_)) => drop(self.sources.remove(token)),
+            (Some(Source::Draining(_)), What::Sent(_)) => self.drained(token),
             // A watch sends nothing, a draining stream listens no more, and a stale token is nobody's.
             _ => {}
+        }
+    }
+
+    /// The kernel is done with what a stream left behind. It is plain `bytes`: dropping them runs no code.
+    pub fn drained(&mut self, token: Token) {
+        if matches!(self.sources.get(token), Some(Source::Draining(_))) {
+            drop(self.sources.remove(token));
         }
     }
 

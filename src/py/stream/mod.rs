@@ -368,7 +368,11 @@ pub fn on_ready(this: &Bound<'_, EventLoop>, transport: &Bound<'_, PyAny>, inter
 
 /// The loop's entry: a send in flight has ended.
 pub fn on_sent(this: &Bound<'_, EventLoop>, token: Token, result: i32) -> PyResult<()> {
-    let Some(transport) = lookup(this, token) else { return Ok(()) };
+    let Some(transport) = lookup(this, token) else {
+        // The connection ended between the report and now.
+        this.get().state.with(this.py(), |state| state.drained(token));
+        return Ok(());
+    };
     let outcome = with_conn(&transport, |conn| context::run(&conn.write_context(), || write::sent(conn, result)));
     outcome.or_else(|error| run::report(this, "StreamTransport._sent()", error))
 }
