@@ -6,8 +6,11 @@
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::addr::{ROOM, SockAddr};
 
@@ -159,6 +162,72 @@ pub fn send_to(fd: RawFd, data: &[u8], address: &SockAddr) -> io::Result<usize> 
             libc::sendto(fd, data.as_ptr().cast(), data.len(), SEND, name.as_ptr().cast(), len)
         }
     })
+}
+
+/// Sends up to `count` bytes of a file, those from `offset` on, without a copy in this process. The answer may be less
+/// than that, and is 0 at the end of the file. The file's own position is neither used nor moved.
+///
+/// # Errors
+/// The kernel's; `WouldBlock` if nothing could leave, `ENOSYS` where there is no such call.
+pub fn send_file(fd: RawFd, file: RawFd, offset: libc::off_t, count: usize) -> io::Result<usize> {
+    let (socket, file) = (crate::fd::borrow(fd)?, crate::fd::borrow(file)?);
+    loop {
+        match send_file_once(socket, file, offset, count) {
+            Err(Errno::EINTR) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn send_file_once(
+    socket: BorrowedFd<'_>,
+    file: BorrowedFd<'_>,
+    mut offset: libc::off_t,
+    count: usize,
+) -> nix::Result<usize> {
+    nix::sys::sendfile::sendfile(socket, file, Some(&mut offset), count)
+}
+
+#[cfg(any(target_vendor = "apple", target_os = "freebsd"))]
+fn send_file_once(
+    socket: BorrowedFd<'_>,
+    file: BorrowedFd<'_>,
+    offset: libc::off_t,
+    count: usize,
+) -> nix::Result<usize> {
+    use nix::sys::sendfile::sendfile;
+    // A count of 0 would mean the whole file.
+    if count == 0 {
+        return Ok(0);
+    }
+    #[cfg(target_vendor = "apple")]
+    let (answer, sent) = sendfile(file, socket, offset, Some(count.try_into().unwrap_or(libc::off_t::MAX)), None, None);
+    #[cfg(target_os = "freebsd")]
+    let (answer, sent) =
+        sendfile(file, socket, offset, Some(count), None, None, nix::sys::sendfile::SfFlags::empty(), 0);
+    // A full socket is an error here even if part of it has left.
+    if sent > 0 { Ok(sent as usize) } else { answer.map(|()| 0) }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple", target_os = "freebsd")))]
+fn send_file_once(_: BorrowedFd<'_>, _: BorrowedFd<'_>, _: libc::off_t, _: usize) -> nix::Result<usize> {
+    Err(Errno::ENOSYS)
+}
+
+/// Whether the kernel calls a socket writable now, which it does not for a little room. If not, a later report of room
+/// counts as news, also where news are edges.
+///
+/// # Errors
+/// The kernel's: `EBADF`.
+pub fn has_room(fd: RawFd) -> io::Result<bool> {
+    let mut asked = [PollFd::new(crate::fd::borrow(fd)?, PollFlags::POLLOUT)];
+    loop {
+        match poll(&mut asked, PollTimeout::ZERO) {
+            Err(Errno::EINTR) => {}
+            other => return Ok(other? > 0),
+        }
+    }
 }
 
 /// Connects: true if that is done, false if it goes on in the background and the fd turns writable at its end.
@@ -363,6 +432,39 @@ mod tests {
         while send(ours.as_raw_fd(), &[IoSlice::new(&chunk)]).is_ok() {}
         let full = send(ours.as_raw_fd(), &[IoSlice::new(&chunk)]).unwrap_err();
         assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_file_is_sent_from_where_it_is_asked_for_until_the_socket_is_full() {
+        let (ours, mut theirs) = pair();
+        let path = std::env::temp_dir().join(format!("zloop-send-file-{}", std::process::id()));
+        let data: Vec<u8> = (0..1_u32 << 21).map(|index| (index % 251) as u8).collect();
+        std::fs::write(&path, &data).unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let (fd, file) = (ours.as_raw_fd(), file.as_raw_fd());
+        assert!(has_room(fd).unwrap());
+        assert_eq!(send_file(fd, file, 5, 3).unwrap(), 3);
+        let mut got = [0; 3];
+        theirs.read_exact(&mut got).unwrap();
+        assert_eq!(got, data[5..8]);
+        assert_eq!(send_file(fd, file, data.len() as libc::off_t, 9).unwrap(), 0);
+        let mut sent = 0;
+        let full = loop {
+            match send_file(fd, file, sent as libc::off_t, data.len()) {
+                Ok(more) => sent += more,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        assert!(0 < sent && sent < data.len(), "{sent}");
+        assert!(!has_room(fd).unwrap());
+        let mut got = vec![0; sent];
+        theirs.read_exact(&mut got).unwrap();
+        assert!(got == data[..sent]);
+        drop(theirs);
+        assert_eq!(send_file(fd, file, 0, 1).unwrap_err().raw_os_error(), Some(libc::EPIPE));
+        assert_eq!(send_file(fd, -1, 0, 1).unwrap_err().raw_os_error(), Some(libc::EBADF));
     }
 
     #[test]

@@ -46,6 +46,7 @@ GROUPS = [
     "connections",
     "http",
     "https",
+    "sendfile",
     "aiohttp",
     "client",
     "websockets",

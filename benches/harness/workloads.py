@@ -202,6 +202,29 @@ class Http(Load):
 
 
 @dataclass(frozen=True)
+class Files(Load):
+    """Files, sent by `loop.sendfile`."""
+
+    size: int
+
+    @property
+    def group(self) -> str:
+        return "sendfile"
+
+    @property
+    def title(self) -> str:
+        plural = "" if self.connections == 1 else "s"
+        return f"file of {spell_size(self.size)}, {self.connections} connection{plural}"
+
+    def measure(self, bench: Bench, loop: str) -> dict[str, Metrics | str]:
+        script = SCRIPTS / "file_server.py"
+        command, variables = python_server(bench.environment, loop, script)
+        with serving(command, variables, bench.cores) as server:
+            request = ["--path", f"/{self.size}", "--body", str(self.size)]
+            return {self.title: self.load(bench, server.address, server.pid, "http", *request)}
+
+
+@dataclass(frozen=True)
 class Operations(Workload):
     """All operations of a loop, one after another in one process."""
 

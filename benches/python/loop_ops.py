@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import socket
 import statistics
 import sys
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 
 from loops import LoopFactory, loop_factory, settle_allocator
 
@@ -241,11 +243,93 @@ async def run_in_executor(count: int) -> None:
             await loop.run_in_executor(executor, nothing)
 
 
+@operation("pipe echo, 64 KiB")
+async def pipe_echo(count: int) -> None:
+    """Send blocks through one pipe and back through another, each end a transport."""
+    loop = asyncio.get_running_loop()
+    (there, out), (here, back) = os.pipe(), os.pipe()
+    sender, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, FileIO(out, "wb"))
+    returner, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, FileIO(back, "wb"))
+    rally = Rally(sender.write, count)
+    far, _ = await loop.connect_read_pipe(lambda: Returner(returner.write), FileIO(there, "rb"))
+    near, _ = await loop.connect_read_pipe(lambda: rally, FileIO(here, "rb"))
+    await rally.play()
+    for transport in (sender, returner, far, near):
+        transport.close()
+    await asyncio.sleep(0)
+
+
+class Returner(asyncio.Protocol):
+    """Writes what it receives."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self.data_received = write  # type: ignore[method-assign]
+
+
+class Rally(asyncio.SubprocessProtocol, asyncio.Protocol):
+    """Sends a block whenever the one before is back, `count` times."""
+
+    block = bytes(64 * 1024)
+
+    def __init__(self, write: Callable[[bytes], None] | None, count: int) -> None:
+        self.write = write
+        self.left = count
+        self.missing = 0
+        self.done = asyncio.get_running_loop().create_future()
+        self.ended = asyncio.get_running_loop().create_future()
+
+    async def play(self) -> None:
+        """Play to the end."""
+        self.data_received(b"")
+        await self.done
+
+    def data_received(self, data: bytes) -> None:
+        self.missing -= len(data)
+        if self.missing:
+            return
+        if not self.left:
+            self.done.set_result(None)
+            return
+        self.left -= 1
+        self.missing = len(self.block)
+        assert self.write is not None
+        self.write(self.block)
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self.data_received(data)
+
+    def process_exited(self) -> None:
+        self.ended.set_result(None)
+
+
+@operation("echo of a child process, 64 KiB", clock="wall")
+async def child_echo(count: int) -> None:
+    """Send blocks through a child that copies its input to its output."""
+    loop = asyncio.get_running_loop()
+    rally = Rally(None, count)
+    child, _ = await loop.subprocess_exec(lambda: rally, "/bin/cat", stderr=None)
+    stdin = child.get_pipe_transport(0)
+    assert isinstance(stdin, asyncio.WriteTransport)
+    rally.write = stdin.write
+    await rally.play()
+    stdin.close()
+    await rally.ended
+    child.close()
+    await asyncio.sleep(0)
+
+
 @operation("subprocess", clock="wall")
 async def subprocess(count: int) -> None:
     for _ in range(max(1, count // BATCH)):
         process = await asyncio.create_subprocess_exec("/bin/true")
         await process.wait()
+
+
+@operation("subprocess with three pipes", clock="wall")
+async def subprocess_with_pipes(count: int) -> None:
+    for _ in range(max(1, count // BATCH)):
+        process = await asyncio.create_subprocess_exec("/bin/cat", stdin=-1, stdout=-1, stderr=-1)
+        await process.communicate(b"some bytes")
 
 
 CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
@@ -256,7 +340,7 @@ async def measure(name: str, seconds: float) -> float:
     run, clock_name = operations[name]
     clock = CLOCKS[clock_name]
     # A spawned process costs as much as a thousand callbacks: it counts as that many.
-    scale = BATCH if name == "subprocess" else 1
+    scale = BATCH if name.startswith("subprocess") else 1
     count = BATCH
     await run(count)
     chunks: list[float] = []

@@ -219,19 +219,6 @@ class Loop(ProcessMethods):
             raise
         return cast("asyncio.Transport", ssl_protocol._app_transport)
 
-    async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
-        resume_reading = transp.is_reading()
-        transp.pause_reading()
-        await transp._make_empty_waiter()
-        transp._lend_fd()
-        try:
-            return await self.sock_sendfile(transp._sock, file, offset, count, fallback=False)
-        finally:
-            transp._return_fd()
-            transp._reset_empty_waiter()
-            if resume_reading:
-                transp.resume_reading()
-
     async def getaddrinfo(
         self,
         host: Any,

@@ -14,7 +14,7 @@ from asyncio import base_subprocess, unix_events
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any, cast
 
-from ._sock import SockMethods
+from ._sendfile import SendfileMethods
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _PIDFD_WATCHER = getattr(unix_events, "_PidfdChildWatcher", None)
 
 
-class ProcessMethods(SockMethods):
+class ProcessMethods(SendfileMethods):
     """The part of `Loop` that starts processes and waits for their end."""
 
     if TYPE_CHECKING:

@@ -165,6 +165,9 @@ class EventLoop:
     def _try_sendto(
         self, sock: socket, data: Any, address: Any
     ) -> int | asyncio.Future[None] | None: ...
+    def _try_sendfile(
+        self, sock: socket, fd: int, offset: int, limit: int
+    ) -> tuple[int, asyncio.Future[None] | None]: ...
     def _try_connect(
         self, sock: socket, address: Any
     ) -> Literal[True] | asyncio.Future[None] | None: ...

@@ -5,6 +5,7 @@
 //! | `mod.rs` | which sockets, and waiting |
 //! | `recv.rs` | receiving |
 //! | `send.rs` | sending |
+//! | `file.rs` | sending files |
 //! | `connect.rs` | connecting and accepting |
 //!
 //! The coroutines are Python's (`python/zloop/_sock.py`): they call one of the methods here, which does what can be done
@@ -15,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod connect;
+mod file;
 mod recv;
 mod send;
 
@@ -32,13 +34,14 @@ use super::event_loop::EventLoop;
 use super::native::{Args, Method, method};
 use super::{errors, watch};
 
-static METHODS: [Method; 11] = [
+static METHODS: [Method; 12] = [
     method!(c"_try_recv", recv::recv, c"Bytes from a socket, a future if there are none, or None."),
     method!(c"_try_recv_into", recv::recv_into, c"The same into a buffer."),
     method!(c"_try_recvfrom", recv::recvfrom, c"The same with the sender's address."),
     method!(c"_try_recvfrom_into", recv::recvfrom_into, c"The same into a buffer with the sender's address."),
     method!(c"_try_send", send::send, c"True if all data has left, else how many bytes, or None."),
     method!(c"_try_sendto", send::sendto, c"Send a datagram: its size, a future if there is no room, or None."),
+    method!(c"_try_sendfile", file::send, c"Send a part of a file; how much, and a future if the socket is full."),
     method!(c"_try_connect", connect::connect, c"Begin to connect: True when done, a future while under way, or None."),
     method!(c"_end_connect", connect::finish, c"What became of a connection that was under way."),
     method!(c"_try_accept", connect::accept, c"A connection and its address, a future if there is none, or None."),
@@ -50,6 +53,8 @@ static METHODS: [Method; 11] = [
 pub fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
     METHODS.iter().try_for_each(|method| method.install(class))
 }
+
+pub use file::Part;
 
 type Answer<'py> = PyResult<Bound<'py, PyAny>>;
 

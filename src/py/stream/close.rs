@@ -1,7 +1,7 @@
 //! Closing: on request, by the peer, or by an error. `connection_lost` is always scheduled, never called from `close()`.
 #![forbid(unsafe_code)]
 
-use pyo3::exceptions::{PyConnectionError, PyOSError};
+use pyo3::exceptions::PyOSError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -9,6 +9,7 @@ use pyo3::types::PyTuple;
 use super::super::call;
 use super::super::event_loop::EventLoop;
 use super::super::transport::explain;
+use super::file::lost_error;
 use super::{Conn, detach, tell_server, write};
 
 /// `transport.close()`: no more is read, what was written still leaves.
@@ -73,10 +74,18 @@ pub fn lost(conn: Conn<'_, '_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
         state.empty_waiter.as_ref().map(|waiter| waiter.clone_ref(py))
     });
     if let Some(waiter) = waiter {
-        let error = PyConnectionError::new_err("Connection is closed by peer");
-        waiter.call_method1(py, intern!(py, "set_exception"), (error,))?;
+        fail(waiter.bind(py), lost_error())?;
     }
     told.and(closed)
+}
+
+/// Fails a future, unless it is done already.
+pub fn fail(waiter: &Bound<'_, PyAny>, error: PyErr) -> PyResult<()> {
+    let py = waiter.py();
+    if waiter.call_method0(intern!(py, "done"))?.is_truthy()? {
+        return Ok(());
+    }
+    waiter.call_method1(intern!(py, "set_exception"), (error,)).map(drop)
 }
 
 /// Closes the socket, once, and leaves the loop and the server.

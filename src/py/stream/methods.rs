@@ -1,7 +1,7 @@
 //! The methods of `StreamTransport`, asyncio's public ones and those that asyncio's own code calls.
 #![forbid(unsafe_code)]
 
-use pyo3::exceptions::{PyResourceWarning, PyRuntimeError};
+use pyo3::exceptions::PyResourceWarning;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
@@ -10,10 +10,10 @@ use super::super::native::{Args, Method, method};
 use super::super::tls::TlsProtocol;
 use super::super::transport::{Answer, flag, log, none, required, set_limits, warn};
 use super::super::{context, errors};
-use super::{Conn, Kind, attach, close, detach, enter, look_again, with_conn, write};
+use super::{Conn, Kind, attach, close, file, look_again, with_conn, write};
 use crate::io::ReadSize;
 
-static METHODS: [Method; 24] = [
+static METHODS: [Method; 23] = [
     method!(c"write", write_data, c"Write some data; it is sent when the callback that wrote it returns."),
     method!(c"writelines", writelines, c"Write a list (or any iterable) of data."),
     method!(c"write_eof", fn() write_eof, c"Close the sending direction once all data has left."),
@@ -32,10 +32,13 @@ static METHODS: [Method; 24] = [
     method!(c"_start_reading", fn() start_reading, c"connection_made() has been called."),
     method!(c"_call_connection_lost", call_connection_lost, c"Tell the protocol, then close the socket."),
     method!(c"_force_close", force_close, c"Close at once because of an exception; asyncio's TLS uses it."),
-    method!(c"_make_empty_waiter", fn() make_empty_waiter, c"A future done when all data has left; for sendfile."),
-    method!(c"_reset_empty_waiter", fn() reset_empty_waiter, c"The file was sent."),
-    method!(c"_lend_fd", fn() lend_fd, c"Take the fd out of the backend, so that sendfile can watch it."),
-    method!(c"_return_fd", fn() return_fd, c"The inverse of _lend_fd()."),
+    method!(c"_make_empty_waiter", fn() file::make_empty_waiter, c"A future done when all data has left; for sendfile."),
+    method!(
+        c"_send_part",
+        file::send_part,
+        c"Send a part of a file; how much, and a future for when more can be sent."
+    ),
+    method!(c"_reset_empty_waiter", fn() file::reset_empty_waiter, c"The file was sent."),
     method!(c"__repr__", fn() repr, c"State, fd and buffer size."),
     method!(c"__del__", fn() del, c"Warns about a transport that was never closed, and closes its socket."),
 ];
@@ -227,47 +230,6 @@ fn call_connection_lost<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> An
 fn force_close<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
     let error = required(args, "StreamTransport._force_close", "exc")?;
     act(slf, |conn| close::force(conn, &error))
-}
-
-fn make_empty_waiter<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
-    with_conn(slf, |conn| {
-        let py = conn.py();
-        if conn.state(|state| state.empty_waiter.is_some()) {
-            return Err(PyRuntimeError::new_err("Empty waiter is already set"));
-        }
-        write::settle(conn)?;
-        let waiter = conn.event_loop.call_method0(intern!(py, "create_future"))?;
-        if conn.state(|state| state.is_idle()) {
-            waiter.call_method1(intern!(py, "set_result"), (py.None(),))?;
-        }
-        let kept = waiter.clone().unbind();
-        conn.state(|state| state.empty_waiter = Some(kept));
-        Ok(waiter)
-    })
-}
-
-fn reset_empty_waiter<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
-    act(slf, |conn| {
-        let _old = conn.state(|state| state.empty_waiter.take());
-        Ok(())
-    })
-}
-
-fn lend_fd<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
-    act(slf, |conn| {
-        detach(conn);
-        Ok(())
-    })
-}
-
-fn return_fd<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
-    act(slf, |conn| {
-        if conn.state(|state| state.sock.is_none()) {
-            return Ok(());
-        }
-        enter(conn);
-        attach(conn).map_err(|error| errors::os_error(conn.py(), &error))
-    })
 }
 
 fn get_sock<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {

@@ -5,12 +5,14 @@
 //! | `mod.rs` | the type, making one, and where the loop enters |
 //! | `read.rs` | from the socket to the protocol |
 //! | `write.rs` | from `write()` to the socket, with flow control |
+//! | `file.rs` | sending a file |
 //! | `close.rs` | closing, errors, `connection_lost` |
 //! | `methods.rs` | what Python sees |
 //!
 //! The loop's table of sources keeps a transport alive until its connection is lost.
 
 mod close;
+mod file;
 mod methods;
 mod read;
 mod write;
@@ -46,7 +48,7 @@ pub struct Stream {
 
 /// What changes during the life of a transport.
 struct State {
-    /// Its place in the loop's table; none once it was taken out, or while it lends its fd.
+    /// Its place in the loop's table; none once it was taken out.
     token: Option<Token>,
     /// The backend knows the fd.
     attached: bool,
@@ -59,7 +61,7 @@ struct State {
     context: Py<PyAny>,
     /// What writing calls runs in this one: that of the write which the kernel did not take, if there was one.
     write_context: Option<Py<PyAny>>,
-    /// Done when all bytes have left; set while `sendfile` wants the transport idle.
+    /// Done when all bytes have left, then whenever there is room again; set while a file is sent.
     empty_waiter: Option<Py<PyAny>>,
 
     queue: WriteQueue<PyBackedBytes>,
@@ -323,7 +325,7 @@ fn attach(conn: Conn<'_, '_>) -> io::Result<()> {
     attached
 }
 
-/// Takes the transport out again, before its fd is closed or lent. Bytes that the kernel still sends stay behind.
+/// Takes the transport out again, before its fd is closed. Bytes that the kernel still sends stay behind.
 fn detach(conn: Conn<'_, '_>) {
     let py = conn.py();
     let Some((token, rest)) = conn.state(|state| {

@@ -288,7 +288,7 @@ fn broken(conn: Conn<'_, '_>, error: &io::Error) -> PyResult<()> {
     drop(garbage);
     close::failed(conn, error.clone_ref(py), "Fatal write error on socket transport")?;
     match waiter {
-        Some(waiter) => waiter.call_method1(py, intern!(py, "set_exception"), (error,)).map(drop),
+        Some(waiter) => close::fail(waiter.bind(py), error),
         None => Ok(()),
     }
 }
