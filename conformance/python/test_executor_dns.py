@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import itertools
 import socket
+import textwrap
 import threading
 import time
 import warnings
@@ -241,6 +242,29 @@ def test_odd_numbers_are_what_socket_makes_of_them(loop, run, host):
     expected = outcome(lambda: socket.getaddrinfo(host, 80, **options))
     loop.set_debug(False)
     assert outcome(lambda: run(loop.getaddrinfo(host, 80, **options))) == expected
+
+
+def test_getaddrinfo_is_audited(script):
+    """Once, with what was asked for, also where the C library is not."""
+    code = """
+    import asyncio, socket, sys
+
+    seen = []
+    sys.addaudithook(lambda name, args: seen.append(args) if name == "socket.getaddrinfo" else None)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        for port in (80, None):
+            await loop.getaddrinfo("127.0.0.1", port, type=socket.SOCK_DGRAM)
+
+    loop = new_event_loop()
+    loop.run_until_complete(main())
+    loop.close()
+    print(seen)
+    """
+    kind = socket.SOCK_DGRAM
+    expected = [("127.0.0.1", port, 0, kind, 0) for port in (80, None)]
+    assert script(textwrap.dedent(code)).stdout.strip() == str(expected)
 
 
 def test_localhost(loop, run):

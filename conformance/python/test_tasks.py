@@ -30,6 +30,34 @@ def test_tasks_and_futures_are_asyncios(loop, run):
     run(main())
 
 
+@pytest.mark.parametrize("running", ["none", "another"])
+def test_tasks_and_futures_belong_to_the_loop_that_made_them(loop, loop_factory, running):
+    """Whichever loop counts as the running one just then."""
+    other = loop_factory() if running == "another" else None
+    made = []
+
+    def make():
+        asyncio._set_running_loop(other)
+        try:
+            made.append(loop.create_future())
+            made.append(loop.create_task(value(), name="given"))
+            made.append(loop.create_task(value(), name=None, context=None))
+        finally:
+            asyncio._set_running_loop(loop)
+
+    async def main():
+        make()
+        made.append(loop.create_future())
+        made.append(loop.create_task(value()))
+        await asyncio.gather(*[task for task in made if isinstance(task, asyncio.Task)])
+
+    made.append(loop.create_future())
+    loop.run_until_complete(main())
+    assert [task.get_loop() for task in made] == [loop] * 6
+    if other is not None:
+        other.close()
+
+
 def test_task_options(loop, run):
     async def main():
         context = contextvars.copy_context()
@@ -399,10 +427,18 @@ def test_asyncios_classes_are_looked_up_when_needed(loop, monkeypatch, name):
     pure = getattr(module, "_Py" + name)
     monkeypatch.setattr(module, name, pure)
     if name == "Future":
+
+        async def make():
+            return loop.create_future()
+
         assert type(loop.create_future()) is pure
+        assert type(loop.run_until_complete(make())) is pure
         return
 
     async def main():
+        inner = loop.create_task(asyncio.sleep(0))
+        await inner
+        assert type(inner) is pure
         return 5
 
     task = loop.create_task(main())

@@ -230,21 +230,12 @@ class Loop(ProcessMethods):
         flags: int = 0,
     ) -> list[tuple[Any, ...]]:
         """Resolve a host and a port, numeric ones without a thread."""
-        if not self._debug and _is_numeric(host, port) and socket.getaddrinfo is _getaddrinfo:
-            # The resolver itself answers: with this flag it looks nothing up, so it cannot block. Bytes spare a name
-            # of digits and dots the way through the codec for international ones.
-            try:
-                found = _socket.getaddrinfo(
-                    host.encode(), port, family, type, proto, flags | _socket.AI_NUMERICHOST
-                )
-            except OSError:
-                pass  # The full lookup below says what is wrong, in its own words.
-            else:
-                # What `socket.getaddrinfo` makes of it, without asking the enumerations each time.
-                return [
-                    (_FAMILIES.get(kin, kin), _TYPES.get(kind, kind), protocol, name, address)
-                    for kin, kind, protocol, name, address in found
-                ]
+        if not self._debug and socket.getaddrinfo is _getaddrinfo:
+            found = _zloop.numeric_address(host, port, family, type, proto, flags)
+            if found is None and _is_numeric(host, port):
+                found = _resolve_numbers(host, port, family, type, proto, flags)
+            if found is not None:
+                return found
         return await super().getaddrinfo(
             host, port, family=family, type=type, proto=proto, flags=flags
         )
@@ -256,6 +247,24 @@ def _move_read_ahead(protocol: asyncio.BaseProtocol, ssl_protocol: _zloop.TlsPro
     if isinstance(protocol, asyncio.StreamReaderProtocol) and reader is not None and reader._buffer:
         ssl_protocol._feed(bytes(reader._buffer))
         reader._buffer.clear()
+
+
+def _resolve_numbers(
+    host: str, port: int | None, family: int, kind: int, proto: int, flags: int
+) -> list[tuple[Any, ...]] | None:
+    """Have the resolver itself answer; None if it does not."""
+    # With this flag it looks nothing up, so it cannot block. Bytes spare a name of digits and dots the way through the
+    # codec for international ones.
+    numeric = flags | _socket.AI_NUMERICHOST
+    try:
+        found = _socket.getaddrinfo(host.encode(), port, family, kind, proto, numeric)
+    except OSError:
+        return None  # The full lookup says what is wrong, in its own words.
+    # What `socket.getaddrinfo` makes of it, without asking the enumerations each time.
+    return [
+        (_FAMILIES.get(kin, kin), _TYPES.get(kind, kind), protocol, name, address)
+        for kin, kind, protocol, name, address in found
+    ]
 
 
 def _is_numeric(host: Any, port: Any) -> bool:

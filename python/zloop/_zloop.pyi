@@ -26,6 +26,7 @@ __all__ = [
     "__version__",
     "available_backends",
     "diagnose",
+    "numeric_address",
     "tls_problem",
 ]
 
@@ -232,4 +233,7 @@ class EventLoop:
 
 def available_backends() -> list[str]: ...
 def tls_problem() -> str | None: ...
+def numeric_address(
+    host: Any, port: Any, family: Any, kind: Any, proto: Any, flags: Any
+) -> list[tuple[Any, ...]] | None: ...
 def diagnose() -> list[dict[str, Any]]: ...

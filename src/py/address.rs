@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyInt, PyString, PyTuple};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyBytes, PyInt, PyList, PyString, PyTuple};
 use zloop_backends::SockAddr;
 
 /// Whether addresses of this family are understood here.
@@ -56,6 +57,53 @@ pub fn from_python(address: &Bound<'_, PyAny>, family: i32) -> Option<SockAddr> 
         _ => None,
     }
     .map(|address: SocketAddr| SockAddr::from(address))
+}
+
+/// What `socket.getaddrinfo` finds for an IPv4 address in digits and a port of a known kind of socket, as it gives it: a
+/// list, or None for everything else, which is the C library's to answer.
+#[pyfunction]
+pub fn numeric_address<'py>(
+    host: &Bound<'py, PyAny>,
+    port: &Bound<'py, PyAny>,
+    family: &Bound<'py, PyAny>,
+    kind: &Bound<'py, PyAny>,
+    proto: &Bound<'py, PyAny>,
+    flags: &Bound<'py, PyAny>,
+) -> PyResult<Option<Bound<'py, PyList>>> {
+    let py = host.py();
+    let asked = || {
+        let is_ip = host.cast_exact::<PyString>().ok()?.to_str().ok()?.parse::<Ipv4Addr>().is_ok();
+        let port_fits = port.is_none() || integer(port).is_some_and(|port| u16::try_from(port).is_ok());
+        // Whether the host is known to be a number makes no difference, and what it is for neither.
+        let flags_fit = integer(flags)? & !(libc::AI_PASSIVE | libc::AI_NUMERICHOST) == 0;
+        let family_fits = matches!(integer(family)?, libc::AF_UNSPEC | libc::AF_INET);
+        let place = IPV4_KINDS.iter().position(|(kind_value, _, _)| integer(kind) == Some(*kind_value))?;
+        let proto_fits = matches!(integer(proto)?, given if given == 0 || given == IPV4_KINDS[place].2);
+        (is_ip && port_fits && flags_fit && family_fits && proto_fits).then_some(place)
+    };
+    let Some(place) = asked() else { return Ok(None) };
+    static AUDIT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    AUDIT.import(py, "sys", "audit")?.call1((intern!(py, "socket.getaddrinfo"), host, port, family, kind, proto))?;
+    let (family, kinds) = MEMBERS.get_or_try_init(py, || {
+        let socket = py.import("socket")?;
+        let kinds: PyResult<Vec<Py<PyAny>>> =
+            IPV4_KINDS.iter().map(|(_, name, _)| Ok(socket.getattr(*name)?.unbind())).collect();
+        Ok::<_, PyErr>((socket.getattr("AF_INET")?.unbind(), kinds?))
+    })?;
+    let port = if port.is_none() { PyInt::new(py, 0).into_any() } else { port.clone() };
+    let found = (family, &kinds[place], IPV4_KINDS[place].2, intern!(py, ""), (host, port));
+    PyList::new(py, [found]).map(Some)
+}
+
+/// The kinds of sockets for which IPv4 has one protocol: the number, its name in Python, the protocol.
+const IPV4_KINDS: [(i32, &str, i32); 2] =
+    [(libc::SOCK_STREAM, "SOCK_STREAM", libc::IPPROTO_TCP), (libc::SOCK_DGRAM, "SOCK_DGRAM", libc::IPPROTO_UDP)];
+
+/// The enumerations' members for IPv4 and for those kinds.
+static MEMBERS: PyOnceLock<(Py<PyAny>, Vec<Py<PyAny>>)> = PyOnceLock::new();
+
+fn integer(value: &Bound<'_, PyAny>) -> Option<i32> {
+    value.is_instance_of::<PyInt>().then(|| value.extract().ok())?
 }
 
 fn number<'py, T: for<'a> FromPyObject<'a, 'py>>(parts: &Bound<'py, PyTuple>, index: usize) -> Option<T> {

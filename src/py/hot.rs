@@ -6,12 +6,12 @@
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString, PyTuple, PyType};
+use pyo3::types::{PyBool, PyFloat, PyInt, PyType};
 
+use super::classes::{BASE_LOOP, FUTURE, TASK, of_loop};
 use super::event_loop::EventLoop;
 use super::handle::{Callback, HandleTypes, new_handle, new_shared_handle, new_timer};
-use super::native::{Args, Method, method};
+use super::native::{Args, Keyword, Method, method};
 use crate::sched::monotonic;
 
 static METHODS: [Method; 8] = [
@@ -118,51 +118,40 @@ fn get_debug<'py>(this: &Bound<'py, EventLoop>) -> PyResult<Bound<'py, PyAny>> {
 
 fn create_future<'py>(this: &Bound<'py, EventLoop>) -> PyResult<Bound<'py, PyAny>> {
     let py = this.py();
-    let options = PyDict::new(py);
-    options.set_item(intern!(py, "loop"), this)?;
-    class(py, &FUTURES, "asyncio.futures", intern!(py, "Future"))?.call((), Some(&options))
+    let class = FUTURE.get(py)?;
+    if FUTURE.finds_loop(&class, this)? {
+        return class.call0();
+    }
+    class.call((), Some(&of_loop(this)?))
 }
 
 fn create_task<'py>(this: &Bound<'py, EventLoop>, args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
     let py = this.py();
     this.get().check_open()?;
-    let options = PyDict::new(py);
-    for (name, value) in args.keywords() {
-        options.set_item(name, value)?;
+    // Factories and options differ from version to version: that is CPython's to know. Before 3.14 its functions pass the
+    // options on even if they were not given.
+    let plain = args.len() == 1 && args.keywords().all(|(name, value)| value.is_none() && is_option(py, name));
+    if !plain || this.get().has_task_factory(py) || this.get().is_debug() {
+        return args.call(&BASE_LOOP.get(py)?.getattr(intern!(py, "create_task"))?, this);
     }
-    // Factories and options differ from version to version: that is CPython's to know.
-    if args.len() != 1 || args.has_keywords() || this.get().has_task_factory(py) || this.get().is_debug() {
-        let base = class(py, &BASE_EVENTS, "asyncio.base_events", intern!(py, "BaseEventLoop"))?;
-        let given = args.positional_from(0).tuple()?;
-        let arguments: Vec<_> = std::iter::once(this.clone().into_any()).chain(given).collect();
-        let arguments = PyTuple::new(py, arguments)?;
-        return base.getattr(intern!(py, "create_task"))?.call(arguments, Some(&options));
+    let class = TASK.get(py)?;
+    if TASK.finds_loop(&class, this)? {
+        return class.call1((args.get(0),));
     }
-    options.set_item(intern!(py, "loop"), this)?;
-    class(py, &TASKS, "asyncio.tasks", intern!(py, "Task"))?.call((args.get(0),), Some(&options))
+    class.call((args.get(0),), Some(&of_loop(this)?))
 }
 
-static FUTURES: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-static TASKS: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-static BASE_EVENTS: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-
-/// A class of one of asyncio's modules, looked up anew each time as asyncio's own code does: programs and tests put their
-/// own, or the pure Python ones, in these places.
-fn class<'py>(
-    py: Python<'py>,
-    cell: &'static PyOnceLock<Py<PyModule>>,
-    module: &str,
-    name: &Bound<'py, PyString>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let module = cell.get_or_try_init(py, || py.import(module).map(Bound::unbind))?;
-    module.bind(py).getattr(name)
+/// Whether a task without this option is as one with None for it.
+#[inline]
+fn is_option(py: Python<'_>, name: Borrowed<'_, '_, PyAny>) -> bool {
+    name.is(intern!(py, "name")) || name.is(intern!(py, "context"))
 }
 
 /// The callback among the arguments of `method`: the last of `names`, then its own arguments, and `context=`.
 #[inline]
 fn callback<'a, 'py>(args: Args<'a, 'py>, method: &str, names: &[&str]) -> PyResult<Callback<'a, 'py>> {
-    let py = args.py();
-    let context = if args.has_keywords() { args.only_keyword(intern!(py, "context")) } else { None };
+    static CONTEXT: Keyword = Keyword::new("context");
+    let context = if args.has_keywords() { args.only_keyword(&CONTEXT) } else { None };
     match args.get(names.len() - 1) {
         Some(function) if context.is_some() || !args.has_keywords() => Ok(Callback {
             function,

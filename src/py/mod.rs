@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `event_loop.rs` | the base class of `zloop.Loop`: state and cold methods |
 //! | `hot.rs` | `call_soon` and what else programs call millions of times |
+//! | `classes.rs` | the classes of asyncio's that the loop makes objects of
 //! | `backends.rs` | which backends there are, for loops and for the doctor |
 //! | `run.rs`, `debug.rs` | the run cycle; its slow twin in debug mode |
 //! | `state.rs` | what a loop owns |
@@ -27,6 +28,7 @@ mod backends;
 mod call;
 mod cell;
 mod child;
+mod classes;
 mod context;
 mod datagram;
 mod debug;
@@ -63,6 +65,7 @@ fn _zloop(module: &Bound<'_, PyModule>) -> PyResult<()> {
     datagram::register(module)?;
     tls::register(module)?;
     module.add_function(wrap_pyfunction!(tls::tls_problem, module)?)?;
+    module.add_function(wrap_pyfunction!(address::numeric_address, module)?)?;
     module.add_function(wrap_pyfunction!(backends::available_backends, module)?)?;
     module.add_function(wrap_pyfunction!(backends::diagnose, module)?)
 }

@@ -10,6 +10,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::impl_::trampoline::{MethodDef, fastcall_cfunction_with_keywords, noargs};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
 /// Where a type keeps one of its `__slots__`: an offset into each of its instances.
@@ -346,12 +347,6 @@ impl<'a, 'py> Args<'a, 'py> {
         }
     }
 
-    /// The token of the attached thread.
-    #[inline]
-    pub fn py(self) -> Python<'py> {
-        self.py
-    }
-
     /// How many were passed by position.
     #[inline]
     pub fn len(self) -> usize {
@@ -390,16 +385,15 @@ impl<'a, 'py> Args<'a, 'py> {
         Positional { py: self.py, objects: self.positional.get(start..).unwrap_or_default() }
     }
 
-    /// The value of the one keyword argument, if there is just one and it has this name. Knows the name by its identity
-    /// alone: names in programs are interned, and for others there is [`keywords`](Args::keywords).
+    /// The value of the one keyword argument, if there is just one and it has this name.
     #[inline]
-    pub fn only_keyword(self, name: &Bound<'py, PyString>) -> Option<Borrowed<'a, 'py, PyAny>> {
-        let &[value] = self.keyword else { return None };
+    pub fn only_keyword(self, keyword: &Keyword) -> Option<Borrowed<'a, 'py, PyAny>> {
+        let (&[value], Some(names)) = (self.keyword, self.names) else { return None };
         // SAFETY: `from_raw` was told that it is a tuple with a name for each keyword argument; the value lives as long as
         // the call.
         unsafe {
-            let given = ffi::PyTuple_GET_ITEM(self.names?.as_ptr(), 0);
-            (given == name.as_ptr()).then(|| Borrowed::from_ptr(self.py, value))
+            let given = Borrowed::from_ptr(self.py, ffi::PyTuple_GET_ITEM(names.as_ptr(), 0));
+            keyword.is(names, given).then(|| Borrowed::from_ptr(self.py, value))
         }
     }
 
@@ -417,6 +411,37 @@ impl<'a, 'py> Args<'a, 'py> {
         self.get(index).or_else(|| {
             self.keywords().find(|(key, _)| key.extract::<&str>().is_ok_and(|key| key == name)).map(|(_, value)| value)
         })
+    }
+}
+
+/// A keyword that is known by identity. The names in programs are interned, so that of each keyword is one object;
+/// asyncio's tasks, written in C, pass a tuple of their own with a name that is not, but always the same tuple.
+pub struct Keyword {
+    text: &'static str,
+    interned: PyOnceLock<Py<PyString>>,
+    other: PyOnceLock<Py<PyTuple>>,
+}
+
+impl Keyword {
+    pub const fn new(text: &'static str) -> Self {
+        Self { text, interned: PyOnceLock::new(), other: PyOnceLock::new() }
+    }
+
+    /// Whether the one name in `names`, `given`, is this one.
+    #[inline]
+    fn is(&self, names: Borrowed<'_, '_, PyTuple>, given: Borrowed<'_, '_, PyAny>) -> bool {
+        let py = names.py();
+        let interned = self.interned.get_or_init(py, || PyString::intern(py, self.text).unbind());
+        given.is(interned) || self.other.get(py).is_some_and(|other| names.is(other)) || self.learn(names, given)
+    }
+
+    #[cold]
+    fn learn(&self, names: Borrowed<'_, '_, PyTuple>, given: Borrowed<'_, '_, PyAny>) -> bool {
+        let same = given.extract::<&str>().is_ok_and(|given| given == self.text);
+        if same {
+            self.other.get_or_init(names.py(), || names.to_owned().unbind());
+        }
+        same
     }
 }
 

@@ -88,25 +88,25 @@ impl<'py> Turn<'_, 'py> {
     /// Waits for I/O, unless callbacks are ready and the kernel was asked a moment ago.
     fn wait(&mut self) -> PyResult<()> {
         let (py, core) = (self.this.py(), self.this.get());
-        if core.state.with(py, |state| !state.dirty.is_empty()) {
-            self.shared.leave()?;
-            stream::flush_dirty(self.this)?;
-        }
         core.take_inbox(py);
-        let (garbage, ready) = core.state.with(py, |state| {
-            state.fresh.settle(self.types);
-            let garbage = drop_cancelled(self.types, state);
-            let ready = state.sched.ready_len() > 0 && !core.is_stopping();
-            // Sends that the backend holds leave with the next poll.
-            let held = state.backend.as_ref().is_some_and(|backend| backend.in_flight() > 0);
-            (garbage, ready && !held && !state.slice.is_over(&System))
-        });
-        if ready && garbage.is_empty() {
+        let types = self.types;
+        let look = |state: &mut State| look(types, state, core.is_stopping());
+        let looked = core.state.with(py, |state| state.dirty.is_empty().then(|| look(state)));
+        let (garbage, busy) = match looked {
+            Some(looked) => looked,
+            None => {
+                self.shared.leave()?;
+                stream::flush_dirty(self.this)?;
+                core.take_inbox(py);
+                core.state.with(py, look)
+            }
+        };
+        if busy && garbage.is_none() {
             return Ok(());
         }
         self.shared.leave()?;
         drop(garbage);
-        if ready {
+        if busy {
             return Ok(());
         }
         self.poll()?;
@@ -141,20 +141,14 @@ impl<'py> Turn<'_, 'py> {
     /// Queues the timers that are due; answers how many callbacks belong to this turn.
     fn collect(&self) -> PyResult<usize> {
         let (py, core) = (self.this.py(), self.this.get());
-        let now = if core.state.with(py, |state| state.sched.timers.is_empty()) {
-            None
-        } else {
-            Some(EventLoop::now(self.this)?)
-        };
+        let batch = core.state.with(py, |state| state.sched.timers.is_empty().then(|| begin_batch(state)));
+        if let Some(batch) = batch {
+            return Ok(batch);
+        }
+        let now = EventLoop::now(self.this)?;
         Ok(core.state.with(py, |state| {
-            if let Some(now) = now {
-                state.sched.queue_due(now, TICK, |handle| handle::unschedule(self.types, handle.bind(py)));
-            }
-            let batch = state.sched.ready_len();
-            if let Some(backend) = state.backend.as_mut().filter(|_| batch > 1) {
-                backend.gather(batch);
-            }
-            batch
+            state.sched.queue_due(now, TICK, |handle| handle::unschedule(self.types, handle.bind(py)));
+            begin_batch(state)
         }))
     }
 
@@ -200,12 +194,33 @@ fn on_ready(this: &Bound<'_, EventLoop>, token: Token, interest: Interest) -> Py
     }
 }
 
+/// Before a wait: cancelled timers to be dropped, and whether to go on with what is ready instead of polling.
+#[inline]
+fn look(types: &HandleTypes, state: &mut State, stopping: bool) -> (Option<Vec<Py<PyAny>>>, bool) {
+    state.fresh.settle(types);
+    let garbage = state.sched.timers.has_cancelled().then(|| drop_cancelled(types, state));
+    let ready = state.sched.ready_len() > 0 && !stopping;
+    // Sends that the backend holds leave with the next poll.
+    let held = state.backend.as_ref().is_some_and(|backend| backend.in_flight() > 0);
+    (garbage, ready && !held && !state.slice.is_over(&System))
+}
+
+/// How many callbacks this turn runs; the backend may want to know.
+#[inline]
+fn begin_batch(state: &mut State) -> usize {
+    let batch = state.sched.ready_len();
+    if batch > 1
+        && let Some(backend) = state.backend.as_mut()
+    {
+        backend.gather(batch);
+    }
+    batch
+}
+
 /// Takes cancelled timers out, so that none wakes the loop and a majority of them does not fill memory.
+#[cold]
 fn drop_cancelled(types: &HandleTypes, state: &mut State) -> Vec<Py<PyAny>> {
     let timers = &mut state.sched.timers;
-    if !timers.has_cancelled() {
-        return Vec::new();
-    }
     let cancelled = |handle: &Py<PyAny>| handle::is_cancelled(types, handle);
     let mut garbage = timers.compact(cancelled);
     while let Some(item) = timers.pop_head_if(cancelled) {
