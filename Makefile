@@ -102,6 +102,11 @@ test: $(BUILT) ## Every test: Rust, conformance, Python; with times
 test-python: $(BUILT) ## The Python tests alone
 	@$(PY) scripts/run_tests.py python
 
+.PHONY: stress
+stress: $(BUILT) ## Eight threads that call call_soon_threadsafe a million times each: PYTHON=3.14t
+	@ZLOOP_TEST_CALLS=1000000 $(if $(BACKEND),ZLOOP_TEST_BACKENDS=$(BACKEND)) $(PY) -m pytest \
+		-o timeout=600 -o faulthandler_timeout=900 conformance/python/test_threadsafe.py -k eight_threads
+
 .PHONY: lint
 lint: $(BUILT) ## Formatting, clippy, ruff, mypy --strict, stubtest
 	@$(PY) scripts/lint.py
@@ -126,12 +131,22 @@ miri: ## Interpret what needs no kernel, and notice undefined behaviour: queues,
 	cargo +nightly miri test --package zloop --no-default-features --lib
 	cargo +nightly miri test --package zloop-backends --features sim --lib -- addr api selector sim slots table
 
+# The models have a folder of their own, since the flag is one for all crates.
+.PHONY: loom
+loom: ## Every interleaving of the inbox and of the wakers with other threads
+	RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom --package zloop --no-default-features \
+		--lib -- models
+	RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom --package zloop-backends --lib -- models
+
 # The forked children of some cases start threads, which thread sanitizer only allows on request.
-.PHONY: sanitize
-sanitize: ## The backends and their suite under SANITIZER=address or thread
-	RUSTFLAGS=-Zsanitizer=$(SANITIZER) RUSTDOCFLAGS=-Zsanitizer=$(SANITIZER) TSAN_OPTIONS=die_after_fork=0 \
+SANITIZED = RUSTFLAGS=-Zsanitizer=$(SANITIZER) RUSTDOCFLAGS=-Zsanitizer=$(SANITIZER) TSAN_OPTIONS=die_after_fork=0 \
 	cargo +nightly test -Zbuild-std --target $(shell rustc -vV | sed -n 's/^host: //p') \
-		--target-dir target/sanitize-$(SANITIZER) --package zloop-backends --package zloop-conformance --tests
+		--target-dir target/sanitize-$(SANITIZER)
+
+.PHONY: sanitize
+sanitize: ## The backends and their suite, and the inbox, under SANITIZER=address or thread
+	$(SANITIZED) --package zloop-backends --package zloop-conformance --tests
+	$(SANITIZED) --package zloop --no-default-features --lib
 
 .PHONY: upstream
 upstream: $(BUILT) ## Other projects' test suites on zloop against asyncio: SUITE=uvicorn BACKEND=epoll TLS=portable MATCH=ssl

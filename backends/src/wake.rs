@@ -9,7 +9,11 @@ use std::fmt::Debug;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
+#[cfg(not(all(test, loom)))]
 use std::sync::atomic::{AtomicU8, Ordering};
+
+#[cfg(all(test, loom))]
+use loom::sync::atomic::{AtomicU8, Ordering};
 
 use crate::api::Wait;
 
@@ -211,7 +215,79 @@ mod doorbell {
 
 pub(crate) use doorbell::FdDoorbell;
 
-#[cfg(test)]
+/// Every order in which the threads can take turns, and every value that their orderings let them see: `make loom`.
+#[cfg(all(test, loom))]
+mod models {
+    use loom::sync::{Condvar, Mutex};
+    use loom::thread;
+
+    use super::*;
+
+    /// A kernel that sleeps until somebody rings. A ring while nobody sleeps ends the next sleep.
+    #[derive(Debug, Default)]
+    struct Bedroom(Mutex<bool>, Condvar);
+
+    /// What the loop and its doorbell share.
+    #[derive(Debug, Clone)]
+    struct Shared(Arc<Bedroom>);
+
+    impl Doorbell for Shared {
+        fn ring(&self) {
+            *self.0.0.lock().expect("nothing panics in there") = true;
+            self.0.1.notify_one();
+        }
+    }
+
+    impl Shared {
+        fn sleep(&self) {
+            let mut rung = self.0.0.lock().expect("nothing panics in there");
+            while !*rung {
+                rung = self.0.1.wait(rung).expect("nothing panics in there");
+            }
+            *rung = false;
+        }
+    }
+
+    /// Hands over work from threads that wake a loop, which sleeps until it has all of it: a wake-up that got lost, or that
+    /// came before the work that it announced, leaves the loop asleep for ever, and loom calls that a deadlock.
+    fn nobody_sleeps_through(threads: usize) {
+        loom::model(move || {
+            let bedroom = Shared(Arc::default());
+            let alarm = Alarm::of(bedroom.clone());
+            // Without an ordering of its own: only the wake-up makes it visible.
+            let work: Vec<_> = (0..threads).map(|_| Arc::new(loom::sync::atomic::AtomicBool::new(false))).collect();
+            let wakers: Vec<_> = work
+                .iter()
+                .map(|work| {
+                    let (work, waker) = (Arc::clone(work), alarm.waker());
+                    thread::spawn(move || {
+                        work.store(true, Ordering::Relaxed);
+                        waker.wake();
+                    })
+                })
+                .collect();
+            while !work.iter().all(|work| work.load(Ordering::Relaxed)) {
+                if alarm.fall_asleep(Wait::Forever) == Wait::Forever {
+                    bedroom.sleep();
+                }
+                alarm.awake();
+            }
+            wakers.into_iter().for_each(|waker| waker.join().expect("it does not panic"));
+        });
+    }
+
+    #[test]
+    fn a_loop_never_sleeps_through_a_call() {
+        nobody_sleeps_through(1);
+    }
+
+    #[test]
+    fn a_loop_never_sleeps_through_one_of_two_calls() {
+        nobody_sleeps_through(2);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

@@ -36,6 +36,7 @@ DISTRIBUTIONS = {
 # This one shares zloop's name, so it lives in a folder of its own.
 ZIG = "zloop-zig"
 ZIG_REQUIREMENT = "zloop==0.0.1"
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 # The groups of workloads, in the order in which they run.
 GROUPS = [
     "echo",
@@ -52,6 +53,7 @@ GROUPS = [
     "websockets",
     "uvloop-bench",
     "ops",
+    "parallel",
     "idle",
     "import",
 ]
@@ -99,7 +101,9 @@ def enter_venv(requirements: Path, refresh: bool) -> None:
     missing: dict[str, str] = {}
     for name, note in DISTRIBUTIONS.items():
         missing |= install(name, note, name)
-    missing |= install(ZIG, "", ZIG_REQUIREMENT, "--no-deps", "--target", str(PEERS / ZIG))
+    missing |= install(
+        ZIG, "", ZIG_REQUIREMENT, "--no-deps", "--target", str(PEERS / ZIG), build=FREE_THREADED
+    )
     (PEERS / "missing.json").write_text(json.dumps(missing))
     stamp.write_text(wanted)
     restart()
@@ -119,10 +123,11 @@ def pip(*arguments: str) -> None:
         raise HarnessError((done.stderr.strip().splitlines() or ["pip failed"])[-1])
 
 
-def install(name: str, note: str, *arguments: str) -> dict[str, str]:
-    """Install a wheel; return why that failed, by name."""
+def install(name: str, note: str, *arguments: str, build: bool = False) -> dict[str, str]:
+    """Install a wheel, or with `build` whatever there is; return why that failed, by name."""
+    wheels = [] if build else ["--only-binary", ":all:"]
     try:
-        pip("install", "--only-binary", ":all:", *arguments)
+        pip("install", *wheels, *arguments)
     except HarnessError as error:
         libc = " ".join(platform.libc_ver()).strip()
         reason = f"{error}" + (f" ({note}; here: {libc}, CPython {VERSION})" if note else "")
@@ -242,6 +247,9 @@ def versions(environment: Environment) -> dict[str, str]:
 def available_loops(environment: Environment) -> list[str]:
     """Return all loops that can run here: the peers, then zloop on each of its backends."""
     peers = [name for name in PEER_NAMES if name not in environment.missing]
+    if FREE_THREADED and ZIG in peers:
+        # It was made for several loops; with one it is slower than its epoll.
+        peers.append(f"{ZIG}:io_uring")
     ours = []
     for name in environment.builds:
         if name in environment.missing:
@@ -261,7 +269,7 @@ def describe(environment: Environment) -> dict[str, object]:
         "cores": os.cpu_count(),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "free_threaded": bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+        "free_threaded": FREE_THREADED,
         "versions": environment.versions,
         "missing": environment.missing,
     }

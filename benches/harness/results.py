@@ -22,6 +22,7 @@ PRIMARY = {
     "websockets": ("cpu_us", "server CPU, µs per message"),
     "uvloop benchmark": ("cpu_us", "server CPU, µs per message"),
     "loop operations": ("us", "µs per operation"),
+    "parallel loops": ("cpu_us", "CPU of both ends, µs per round trip"),
     "import": ("ms", "ms"),
     "idle connections": (None, ""),
 }
@@ -39,6 +40,10 @@ SECONDARY = {
     "aiohttp client": [("per_s", "requests per second")],
     "websockets": [("per_s", "messages per second")],
     "uvloop benchmark": [("per_s", "messages per second")],
+    "parallel loops": [
+        ("per_s", "round trips per second, all loops together"),
+        ("scaling", "times the work of one loop, by CPU time"),
+    ],
 }
 
 

@@ -18,7 +18,8 @@ from rich.progress import (
 )
 
 from harness.applications import AiohttpClient, AiohttpServer, UvloopBench, WebSockets
-from harness.environment import GROUPS, Environment
+from harness.environment import FREE_THREADED, GROUPS, Environment
+from harness.parallel import Parallel
 from harness.processes import Cores, RunError
 from harness.results import Results, is_disturbed
 from harness.workloads import (
@@ -154,6 +155,7 @@ def workloads(options: argparse.Namespace, folder: Path) -> list[Workload]:
             for size in options.sizes or [1000, 10_000, 100_000]
         ],
         "ops": lambda _: [Operations()],
+        "parallel": parallel,
         "idle": lambda options: [Idle(1000 if options.quick else 10_000, 2.0)],
         "import": lambda _: [Import()],
     }
@@ -178,6 +180,19 @@ def echo(options: argparse.Namespace) -> list[Workload]:
     ]
     return rows + [
         Echo(count, mode, KIB) for count in (1, 64, 512) for mode in ("proto", "streams")
+    ]
+
+
+def parallel(options: argparse.Namespace) -> list[Workload]:
+    """Return the rows of several loops in one process."""
+    if not FREE_THREADED:
+        print("parallel: left out, since threads share a core under a GIL; use PYTHON=3.14t")
+        return []
+    return [
+        Parallel(mode, size, count)
+        for mode in options.modes or ["proto", "streams"]
+        for size in options.sizes or [KIB]
+        for count in options.conns or [8]
     ]
 
 

@@ -30,7 +30,7 @@ from harness.processes import (
 
 NATIVE = "native"
 # Metrics of which more is better; of all others less is.
-MORE_IS_BETTER = {"per_s"}
+MORE_IS_BETTER = {"per_s", "scaling"}
 Metrics = dict[str, float]
 
 

@@ -2,8 +2,9 @@
 
 A name is `asyncio`, `uvloop`, `zuvloop`, `rloop`, `rsloop`, `aiofastnet` (its transports on
 uvloop's loop), `zloop`, `zloop:BACKEND`, `base` or `base:BACKEND` (another build of zloop), or
-`zloop-zig` (the project of that name at version 0.0.1, written in Zig). Those that share the
-module name `zloop` are told apart by PYTHONPATH, which the harness sets.
+`zloop-zig` or `zloop-zig:io_uring` (the project of that name at version 0.0.1, written in Zig, on
+epoll or as its variable asks). Those that share the module name `zloop` are told apart by
+PYTHONPATH, which the harness sets.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import os
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -22,6 +24,9 @@ def loop_factory(name: str) -> LoopFactory:
     module_name, _, backend = name.partition(":")
     if module_name == "asyncio":
         return asyncio.new_event_loop
+    if name == "zloop-zig:io_uring":
+        # It has no argument for its backends; this must be set before the import.
+        os.environ["ZLOOP_IO_URING"], backend = "completion", ""
     if module_name in ("base", "zloop-zig"):
         module_name = "zloop"
     module = importlib.import_module(module_name)

@@ -3,7 +3,9 @@
 import asyncio
 import concurrent.futures
 import contextvars
+import os
 import signal
+import sys
 import threading
 import time
 
@@ -39,6 +41,34 @@ def test_a_hundred_threads_lose_nothing_and_keep_their_order(loop):
     for worker in workers:
         worker.join()
     assert all(numbers == list(range(calls)) for numbers in seen.values())
+
+
+def test_eight_threads_call_at_full_speed(loop):
+    """`make stress` makes a million calls in each thread."""
+    threads, calls = 8, int(os.environ.get("ZLOOP_TEST_CALLS") or scaled(5000))
+    seen = [0] * threads
+    misplaced = []
+
+    def callback(index, number):
+        if number != seen[index]:
+            misplaced.append((index, number, seen[index]))
+        seen[index] += 1
+
+    def work(index):
+        for number in range(calls):
+            loop.call_soon_threadsafe(callback, index, number)
+
+    def wait():
+        for worker in workers:
+            worker.join()
+        loop.call_soon_threadsafe(loop.stop)
+
+    workers = [start(work, index) for index in range(threads)]
+    waiter = start(wait)
+    loop.run_forever()
+    waiter.join()
+    assert seen == [calls] * threads
+    assert not misplaced, misplaced[:10]
 
 
 def test_calls_made_before_the_loop_runs(loop):
@@ -138,6 +168,35 @@ def test_cancel_from_many_threads_while_the_loop_runs(loop):
     for worker in workers:
         worker.join()
     run_turns(loop, 2)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="before 3.14 cancel() does not wait")
+def test_what_was_cancelled_by_other_threads_has_run_or_never_does(loop):
+    """A storm: each thread schedules and cancels, and looks at once whether it was in time."""
+    calls = scaled(3000)
+    cells = [[], [], [], []]
+
+    def work(mine):
+        for number in range(calls):
+            ran = []
+            handle = loop.call_soon_threadsafe(ran.append, number)
+            if number % 3:
+                time.sleep(0)
+            handle.cancel()
+            mine.append((ran, len(ran)))
+
+    def wait():
+        for worker in workers:
+            worker.join()
+        loop.call_soon_threadsafe(loop.stop)
+
+    workers = [start(work, mine) for mine in cells]
+    waiter = start(wait)
+    loop.run_forever()
+    waiter.join()
+    run_turns(loop, 2)
+    assert [len(mine) for mine in cells] == [calls] * 4
+    assert not [entry for mine in cells for entry in mine if len(entry[0]) != entry[1]]
 
 
 def test_the_callers_context_is_taken(loop):
