@@ -48,6 +48,7 @@ GROUPS = [
     "http",
     "https",
     "sendfile",
+    "tls",
     "aiohttp",
     "client",
     "websockets",
@@ -55,6 +56,7 @@ GROUPS = [
     "ops",
     "parallel",
     "idle",
+    "tls-idle",
     "import",
 ]
 PEER_NAMES = ["asyncio", *DISTRIBUTIONS, ZIG]

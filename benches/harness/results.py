@@ -17,6 +17,7 @@ PRIMARY = {
     "http": ("cpu_us", "server CPU, µs per request"),
     "https": ("cpu_us", "server CPU, µs per request"),
     "sendfile": ("cpu_us", "server CPU, µs per file"),
+    "tls": ("cpu_us", "server CPU, µs per message"),
     "aiohttp server": ("cpu_us", "server CPU, µs per request"),
     "aiohttp client": ("cpu_us", "client CPU, µs per request"),
     "websockets": ("cpu_us", "server CPU, µs per message"),
@@ -25,6 +26,7 @@ PRIMARY = {
     "parallel loops": ("cpu_us", "CPU of both ends, µs per round trip"),
     "import": ("ms", "ms"),
     "idle connections": (None, ""),
+    "idle TLS connections": (None, ""),
 }
 SECONDARY = {
     "echo": [("per_s", "requests per second"), ("p99_us", "p99 latency, µs")],
@@ -36,6 +38,7 @@ SECONDARY = {
     "http": [("per_s", "requests per second"), ("p99_us", "p99 latency, µs")],
     "https": [("per_s", "requests per second")],
     "sendfile": [("per_s", "files per second")],
+    "tls": [("per_s", "messages per second")],
     "aiohttp server": [("per_s", "requests per second")],
     "aiohttp client": [("per_s", "requests per second")],
     "websockets": [("per_s", "messages per second")],

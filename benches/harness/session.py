@@ -34,6 +34,7 @@ from harness.workloads import (
     Metrics,
     Operations,
     Timing,
+    TlsEcho,
     Workload,
 )
 
@@ -146,6 +147,11 @@ def workloads(options: argparse.Namespace, folder: Path) -> list[Workload]:
         "http": lambda options: http(options, None, None),
         "https": lambda options: http(options, *certificate(folder)),
         "sendfile": lambda _: [Files(8, 10_000), Files(1, 10_000_000), Files(8, 10_000_000)],
+        "tls": lambda options: [
+            TlsEcho(count, size, *certificate(folder))
+            for count in options.conns or [1, 8]
+            for size in options.sizes or [20, 100 * KIB, KIB * KIB]
+        ],
         "aiohttp": lambda _: [AiohttpServer(32, body) for body in (20, 100_000)],
         "client": lambda _: [AiohttpClient(8, body) for body in (20, 100_000)],
         "websockets": lambda _: [WebSockets(8, size) for size in (KIB, 100 * KIB)],
@@ -157,6 +163,10 @@ def workloads(options: argparse.Namespace, folder: Path) -> list[Workload]:
         "ops": lambda _: [Operations()],
         "parallel": parallel,
         "idle": lambda options: [Idle(1000 if options.quick else 10_000, 2.0)],
+        "tls-idle": lambda options: [
+            Idle(count, 2.0, *certificate(folder))
+            for count in options.conns or [1000 if options.quick else 10_000]
+        ],
         "import": lambda _: [Import()],
     }
     groups = options.only or (QUICK_GROUPS if options.quick else GROUPS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -160,6 +161,32 @@ class Echo(Load):
 
 
 @dataclass(frozen=True)
+class TlsEcho(Load):
+    """The echo server of protocols under TLS."""
+
+    size: int
+    certificate: str
+    authority: str
+
+    @property
+    def group(self) -> str:
+        return "tls"
+
+    @property
+    def title(self) -> str:
+        plural = "" if self.connections == 1 else "s"
+        return f"TLS echo {spell_size(self.size)}, {self.connections} connection{plural}"
+
+    def measure(self, bench: Bench, loop: str) -> dict[str, Metrics | str]:
+        script = SCRIPTS / "echo_server.py"
+        arguments = ["--certificate", self.certificate]
+        command, variables = python_server(bench.environment, loop, script, *arguments)
+        with serving(command, variables, bench.cores) as server:
+            request = ["--size", str(self.size), "--tls-ca", self.authority]
+            return {self.title: self.load(bench, server.address, server.pid, "echo", *request)}
+
+
+@dataclass(frozen=True)
 class Churn(Echo):
     """Connections that carry one message each."""
 
@@ -303,27 +330,33 @@ class Idle(Workload):
 
     connections: int
     seconds: float
+    certificate: str | None = None
+    authority: str | None = None
 
     @property
     def group(self) -> str:
-        return "idle connections"
+        return "idle TLS connections" if self.certificate else "idle connections"
 
     @property
     def title(self) -> str:
-        return f"{self.connections} idle connections"
+        return f"{self.connections} {self.group}"
 
     def measure(self, bench: Bench, loop: str) -> dict[str, Metrics | str]:
         script = SCRIPTS / "echo_server.py"
-        command, variables = python_server(bench.environment, loop, script, "--mode", "proto")
+        arguments = ["--certificate", self.certificate] if self.certificate else []
+        command, variables = python_server(bench.environment, loop, script, *arguments)
+        context = ssl.create_default_context(cafile=self.authority) if self.authority else None
         if raise_file_limit() < self.connections + 100:
             raise RunError("the system does not allow that many open files")
         with serving(command, variables, bench.cores) as server, contextlib.ExitStack() as stack:
             host, port = server.address.removeprefix("tcp:").rsplit(":", 1)
             # The first connections pay for what all share.
             for _ in range(16):
-                self.connect(stack, host, port, 1)
+                self.connect(stack, host, port, context)
             before = anonymous_bytes(server.pid)
-            connections = [self.connect(stack, host, port, 1) for _ in range(self.connections)]
+            connections = [
+                self.connect(stack, host, port, context) for _ in range(self.connections)
+            ]
             time.sleep(0.3)
             quiet = anonymous_bytes(server.pid)
             cpu, slept = cpu_seconds(server.pid), wakeups(server.pid)
@@ -342,10 +375,15 @@ class Idle(Workload):
         }
 
     @staticmethod
-    def connect(stack: contextlib.ExitStack, host: str, port: str, size: int) -> socket.socket:
+    def connect(
+        stack: contextlib.ExitStack, host: str, port: str, context: ssl.SSLContext | None
+    ) -> socket.socket:
         """Open a connection and have a message echoed, so that the server has seen it."""
-        connection = stack.enter_context(socket.create_connection((host, int(port)), timeout=10))
-        echo(connection, size)
+        connection = socket.create_connection((host, int(port)), timeout=10)
+        if context:
+            connection = context.wrap_socket(connection, server_hostname="localhost")
+        stack.enter_context(connection)
+        echo(connection, 1)
         return connection
 
 

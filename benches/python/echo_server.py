@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import socket
+import ssl
 
 from loops import loop_factory, settle_allocator
 
@@ -95,8 +96,11 @@ def spelled(address: object) -> str:
     return f"unix:{address}"
 
 
-async def serve(mode: str, unix: str | None) -> None:
-    """Serve in `mode` on a free TCP port, or on the Unix socket at path `unix`, for ever."""
+async def serve(mode: str, unix: str | None, certificate: str | None) -> None:
+    """Serve in `mode` on a free TCP port, or on the Unix socket at path `unix`, for ever.
+
+    With a certificate, protocols and streams speak TLS.
+    """
     loop = asyncio.get_running_loop()
     if mode == "udp":
         transport, _ = await loop.create_datagram_endpoint(
@@ -112,7 +116,7 @@ async def serve(mode: str, unix: str | None) -> None:
         address = listener.getsockname()
         servers.append(asyncio.create_task(accept_socks(listener)))
     else:
-        address = await listen(mode, unix)
+        address = await listen(mode, unix, server_context(certificate))
     print("READY", spelled(address), flush=True)
     await asyncio.Event().wait()
 
@@ -121,21 +125,30 @@ async def serve(mode: str, unix: str | None) -> None:
 servers: list[object] = []
 
 
-async def listen(mode: str, unix: str | None) -> object:
+def server_context(certificate: str | None) -> ssl.SSLContext | None:
+    """Return what a server with this PEM file needs for TLS."""
+    if not certificate:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
+async def listen(mode: str, unix: str | None, tls: ssl.SSLContext | None) -> object:
     """Start a server of streams or protocols; return its address."""
     loop = asyncio.get_running_loop()
     server: asyncio.AbstractServer
     if mode == "streams":
         if unix:
-            server = await asyncio.start_unix_server(echo_stream, unix, backlog=1024)
+            server = await asyncio.start_unix_server(echo_stream, unix, backlog=1024, ssl=tls)
         else:
-            server = await asyncio.start_server(echo_stream, "127.0.0.1", 0, backlog=1024)
+            server = await asyncio.start_server(echo_stream, "127.0.0.1", 0, backlog=1024, ssl=tls)
     else:
         protocol = {"proto": Echo, "buffered": BufferedEcho}[mode]
         if unix:
-            server = await loop.create_unix_server(protocol, unix, backlog=1024)
+            server = await loop.create_unix_server(protocol, unix, backlog=1024, ssl=tls)
         else:
-            server = await loop.create_server(protocol, "127.0.0.1", 0, backlog=1024)
+            server = await loop.create_server(protocol, "127.0.0.1", 0, backlog=1024, ssl=tls)
     servers.append(server)
     return server.sockets[0].getsockname()
 
@@ -147,10 +160,11 @@ def main() -> None:
         "--mode", default="proto", choices=["proto", "buffered", "streams", "sock", "udp"]
     )
     parser.add_argument("--unix", metavar="PATH", help="listen on a Unix socket")
+    parser.add_argument("--certificate", metavar="FILE", help="speak TLS with this PEM file")
     options = parser.parse_args()
     settle_allocator()
     with asyncio.Runner(loop_factory=loop_factory(options.loop)) as runner:
-        runner.run(serve(options.mode, options.unix))
+        runner.run(serve(options.mode, options.unix, options.certificate))
 
 
 if __name__ == "__main__":

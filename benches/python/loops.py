@@ -4,7 +4,8 @@ A name is `asyncio`, `uvloop`, `zuvloop`, `rloop`, `rsloop`, `aiofastnet` (its t
 uvloop's loop), `zloop`, `zloop:BACKEND`, `base` or `base:BACKEND` (another build of zloop), or
 `zloop-zig` or `zloop-zig:io_uring` (the project of that name at version 0.0.1, written in Zig, on
 epoll or as its variable asks). Those that share the module name `zloop` are told apart by
-PYTHONPATH, which the harness sets.
+PYTHONPATH, which the harness sets. `zloop:BACKEND:portable` speaks TLS without calling OpenSSL
+directly.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 def loop_factory(name: str) -> LoopFactory:
     """Return what makes a new loop of the kind called `name`."""
-    module_name, _, backend = name.partition(":")
+    module_name, backend, engine = [*name.split(":"), "", ""][:3]
+    if engine:
+        os.environ["ZLOOP_TLS"] = engine
     if module_name == "asyncio":
         return asyncio.new_event_loop
     if name == "zloop-zig:io_uring":
