@@ -42,6 +42,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/py/native.rs", "hot methods without argument tuples"),
     ("src/py/stream/write.rs", "calls Backend::send"),
     ("src/py/tls/direct.rs", "takes the OpenSSL session out of Python's object"),
+    ("src/py/tls/portable.rs", "has the ssl module fill `bytes`"),
     ("src/tls/openssl.rs", "OpenSSL's functions, by name"),
     ("src/tls/pipe.rs", "is called by OpenSSL for bytes"),
     ("src/tls/session.rs", "calls OpenSSL for records"),

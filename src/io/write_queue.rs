@@ -74,18 +74,30 @@ impl<B: AsRef<[u8]>> WriteQueue<B> {
         self.buffers.front().map(|buffer| (buffer, self.sent))
     }
 
-    /// Appends the head of the queue to `out`, up to its capacity.
-    pub fn copy_to(&self, out: &mut Vec<u8>) {
-        let mut skip = self.sent;
+    /// The first `limit` unsent bytes, or all if there are fewer, in the pieces in which they are.
+    pub fn pieces(&self, limit: usize) -> impl Iterator<Item = &[u8]> {
+        let (mut skip, mut left) = (self.sent, limit);
+        self.buffers.iter().map_while(move |buffer| {
+            let rest = &buffer.as_ref()[std::mem::take(&mut skip)..];
+            let piece = &rest[..rest.len().min(left)];
+            left -= piece.len();
+            (!piece.is_empty()).then_some(piece)
+        })
+    }
+
+    /// How many bytes are in the buffers before the first one of at least `large` bytes, and whether there is such a one.
+    #[must_use]
+    pub fn small_head(&self, large: usize) -> (usize, bool) {
+        let (mut skip, mut length) = (self.sent, 0);
         for buffer in &self.buffers {
-            let bytes = &buffer.as_ref()[skip..];
-            let room = out.capacity() - out.len();
-            out.extend_from_slice(&bytes[..bytes.len().min(room)]);
-            if out.len() == out.capacity() {
-                return;
+            let rest = buffer.as_ref().len() - skip;
+            if rest >= large {
+                return (length, true);
             }
+            length += rest;
             skip = 0;
         }
+        (length, false)
     }
 
     /// `count` bytes have left; `gone` gets each buffer that is done with.
@@ -155,16 +167,24 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_of_the_head_is_as_long_as_its_room() {
+    fn pieces_of_the_head_are_as_long_as_asked_for() {
         let mut queue = queue(&["one", "two", "three"]);
         queue.advance(1, drop);
-        for room in 1..=10 {
-            let mut copy = Vec::with_capacity(room);
-            queue.copy_to(&mut copy);
-            assert_eq!(copy, b"netwothree"[..copy.len()]);
-            assert!(copy.len() >= room.min(10), "{copy:?}");
+        for limit in 0..=12 {
+            let copy: Vec<u8> = queue.pieces(limit).flatten().copied().collect();
+            assert_eq!(copy, b"netwothree"[..limit.min(10)]);
         }
         assert_eq!(queue.head(), Some((&"one".as_bytes(), 1)));
+    }
+
+    #[test]
+    fn small_buffers_are_counted_up_to_the_first_large_one() {
+        let mut queue = queue(&["one", "two", "three", "four"]);
+        assert_eq!(queue.small_head(5), (6, true));
+        queue.advance(1, drop);
+        assert_eq!(queue.small_head(3), (2, true));
+        assert_eq!(queue.small_head(2), (0, true));
+        assert_eq!(queue.small_head(6), (14, false));
     }
 
     #[test]

@@ -52,6 +52,24 @@ pub fn bytes_filled_by<'py, E>(
     }
 }
 
+/// Shows Python a place as a `memoryview`, for one call that writes to it and keeps nothing of it.
+///
+/// # Safety
+/// Whoever gets the view only writes, and neither keeps it nor takes another view of it beyond `body`.
+pub unsafe fn lend<'py, R>(
+    py: Python<'py>,
+    room: &mut [MaybeUninit<u8>],
+    body: impl FnOnce(&Bound<'py, PyAny>) -> R,
+) -> PyResult<R> {
+    // SAFETY: the place is as long as is said, and there until the view is dropped, by the caller's promise.
+    let view = unsafe {
+        let view =
+            ffi::PyMemoryView_FromMemory(room.as_mut_ptr().cast(), room.len() as ffi::Py_ssize_t, ffi::PyBUF_WRITE);
+        Bound::from_owned_ptr_or_err(py, view)?
+    };
+    Ok(body(&view))
+}
+
 /// Tells audit hooks, if there are any, of what a socket is about to do, as its own methods do.
 pub fn audit(event: &CStr, sock: &Bound<'_, PyAny>, address: &Bound<'_, PyAny>) -> PyResult<()> {
     // SAFETY: attached; the format asks for two live objects, and both are given.

@@ -214,7 +214,7 @@ fn session_of(py: Python<'_>, openssl: &'static OpenSsl, asked: &Portable) -> Op
         |object: &Bound<'_, PyAny>, class: &str| module.getattr(class).is_ok_and(|class| object.get_type().is(&class));
     let context = records.getattr(intern!(py, "context")).ok()?;
     let (incoming, outgoing) = (asked.incoming.bind(py), asked.outgoing.bind(py));
-    let known = is(records, "_SSLSocket") && is(incoming, "MemoryBIO") && is(outgoing, "MemoryBIO");
+    let known = asked.native && is(incoming, "MemoryBIO") && is(outgoing, "MemoryBIO");
     let base = module.getattr("_SSLContext").ok()?;
     // Such a callback is called for every record, and can raise: that is for the object to handle.
     let watched = !context.getattr(intern!(py, "_msg_callback")).is_ok_and(|callback| callback.is_none());

@@ -86,7 +86,7 @@ impl Engine {
 
     /// All Python objects in it, for the garbage collector.
     pub fn objects(&self) -> impl Iterator<Item = &Py<PyAny>> {
-        let Portable { object, records, incoming, outgoing } = self.asked();
+        let Portable { object, records, incoming, outgoing, .. } = self.asked();
         [object, records, incoming, outgoing].into_iter()
     }
 

@@ -2,7 +2,6 @@
 //!
 //! An object made by the `ssl` module itself wraps another one, in C, with the same methods: asked directly, it answers
 //! without a Python frame for each record.
-#![forbid(unsafe_code)]
 
 use std::ops::Range;
 
@@ -11,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyMemoryView, PySlice};
 
+use super::super::call::{bytes_filled_by, lend};
 use super::engine::{End, Names, again, join};
 
 /// The most data of one record: no read brings more.
@@ -27,6 +27,8 @@ pub struct Portable {
     pub incoming: Py<PyAny>,
     /// `ssl.MemoryBIO`: bytes for the peer.
     pub outgoing: Py<PyAny>,
+    /// Whether `records` is the ssl module's own object in C, whose methods are known.
+    pub native: bool,
 }
 
 impl Portable {
@@ -40,11 +42,14 @@ impl Portable {
         options.set_item(intern!(py, "server_hostname"), hostname)?;
         let object = context.call_method(intern!(py, "wrap_bio"), (&incoming, &outgoing), Some(&options))?;
         let records = inner(&object)?.unwrap_or_else(|| object.clone());
+        let class = py.import(intern!(py, "_ssl")).and_then(|module| module.getattr(intern!(py, "_SSLSocket")));
+        let native = class.is_ok_and(|class| records.get_type().is(&class));
         Ok(Self {
             object: object.unbind(),
             records: records.unbind(),
             incoming: incoming.unbind(),
             outgoing: outgoing.unbind(),
+            native,
         })
     }
 
@@ -61,6 +66,15 @@ impl Portable {
             if waiting == 0 {
                 break End::Again;
             }
+            if waiting > RECORD_MAX && self.native {
+                let (data, end) = self.read_records(py, waiting + RECORD_MAX)?;
+                let some = !data.as_bytes().is_empty();
+                chunks.extend(some.then(|| data.into_any()));
+                match end {
+                    End::Again if some => continue,
+                    end => break end,
+                }
+            }
             let size = waiting.clamp(READ_MIN, RECORD_MAX);
             match self.read_once(py, size)? {
                 (Some(chunk), _) => chunks.push(chunk),
@@ -68,6 +82,29 @@ impl Portable {
             }
         };
         Ok((join(py, chunks)?, end))
+    }
+
+    /// Several records into one `bytes` of at most `size`.
+    fn read_records<'py>(&self, py: Python<'py>, size: usize) -> PyResult<(Bound<'py, PyBytes>, End)> {
+        let mut end = End::Again;
+        let data = bytes_filled_by(py, size, |room| {
+            let mut filled = 0;
+            while filled < room.len() && self.waiting(py)? > 0 {
+                let rest = &mut room[filled..];
+                let size = rest.len();
+                // SAFETY: `native` says that the method is the ssl module's own, in C: it fills the buffer, gives it
+                // back, and shows it to nobody.
+                match unsafe { lend(py, rest, |view| self.fill(size, view)) }?? {
+                    (0, why) => {
+                        end = why;
+                        break;
+                    }
+                    (count, _) => filled += count,
+                }
+            }
+            Ok::<_, PyErr>(filled)
+        })??;
+        Ok((data, end))
     }
 
     /// Asks the object, whatever it may say: data, or why there is none.
@@ -100,7 +137,13 @@ impl Portable {
     pub fn ask_into(&self, buffer: &Bound<'_, PyAny>, filled: usize) -> PyResult<(usize, End)> {
         let (py, room) = (buffer.py(), buffer.len()?);
         let rest = PyMemoryView::from(buffer)?.get_item(slice(py, filled..room))?;
-        match self.records.bind(py).call_method1(intern!(py, "read"), (room - filled, rest)) {
+        self.fill(room - filled, &rest)
+    }
+
+    /// Has the object fill a buffer of `size` bytes: how many it did, or why none.
+    fn fill(&self, size: usize, buffer: &Bound<'_, PyAny>) -> PyResult<(usize, End)> {
+        let py = buffer.py();
+        match self.records.bind(py).call_method1(intern!(py, "read"), (size, buffer)) {
             Ok(count) => match count.extract()? {
                 0 => Ok((0, End::Closed)),
                 count => Ok((count, End::Again)),

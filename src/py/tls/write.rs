@@ -4,12 +4,14 @@
 //! to know how much has left has it done first, as for plain streams.
 #![forbid(unsafe_code)]
 
+use std::convert::Infallible;
 use std::ops::Range;
 
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 
+use super::super::call::bytes_filled_by;
 use super::super::run;
 use super::super::transport::{SILENT_DROPS, log, snapshot};
 use super::{Session, TlsProtocol, below};
@@ -78,7 +80,9 @@ pub fn settle(session: Session<'_, '_>) -> PyResult<()> {
 /// Makes records as long as the transport below takes them, and hands them down.
 pub fn encrypt(session: Session<'_, '_>) -> PyResult<()> {
     while !session.state(|state| state.below_full) && encrypt_batch(session)? {
-        hand_down_quietly(session)?;
+        if session.engine()?.outgoing(session.py())? >= BATCH {
+            hand_down_quietly(session)?;
+        }
     }
     hand_down(session)
 }
@@ -91,7 +95,7 @@ pub fn encrypt_all(session: Session<'_, '_>) -> PyResult<()> {
 
 /// Makes records of at most a batch. Says whether there may be more to do.
 fn encrypt_batch(session: Session<'_, '_>) -> PyResult<bool> {
-    let Some((data, range)) = next_batch(session) else { return Ok(false) };
+    let Some((data, range)) = next_batch(session)? else { return Ok(false) };
     let Some(count) = session.engine()?.write(session.py(), &data, range)? else { return Ok(false) };
     session.state(|state| {
         // The backlog may be gone: what the engine calls can end the session.
@@ -102,19 +106,29 @@ fn encrypt_batch(session: Session<'_, '_>) -> PyResult<bool> {
 }
 
 /// A buffer and the part of it that comes next: the head of the backlog, or a copy of several small ones, so that they
-/// share records.
-fn next_batch(session: Session<'_, '_>) -> Option<(PyBackedBytes, Range<usize>)> {
+/// share records. A large one behind them lends no more than what fills the last of those records.
+fn next_batch(session: Session<'_, '_>) -> PyResult<Option<(PyBackedBytes, Range<usize>)>> {
     let py = session.py();
     session.state(|state| {
-        let (head, start) = state.backlog.head()?;
+        let Some((head, start)) = state.backlog.head() else { return Ok(None) };
         let (length, waiting) = (head.len() - start, state.backlog.len());
         if length == waiting || length >= RECORD {
-            return Some((head.clone_ref(py), start..start + length.min(BATCH)));
+            return Ok(Some((head.clone_ref(py), start..start + length.min(BATCH))));
         }
-        let mut joined = Vec::with_capacity(waiting.min(BATCH));
-        state.backlog.copy_to(&mut joined);
-        let length = joined.len();
-        Some((PyBackedBytes::from(PyBytes::new(py, &joined)), 0..length))
+        let (small, more) = state.backlog.small_head(RECORD);
+        let size = if more { small.next_multiple_of(RECORD) } else { small };
+        let size = size.min(waiting).min(BATCH);
+        let Ok(joined) = bytes_filled_by(py, size, |room| {
+            let mut filled = 0;
+            for piece in state.backlog.pieces(size) {
+                let place = room[filled..].iter_mut().zip(piece);
+                place.for_each(|(place, byte)| _ = place.write(*byte));
+                filled += piece.len();
+            }
+            Ok::<_, Infallible>(filled)
+        })?;
+        let length = joined.as_bytes().len();
+        Ok(Some((PyBackedBytes::from(joined), 0..length)))
     })
 }
 
