@@ -143,8 +143,8 @@ impl Session {
     }
 
     /// Turns data into records, in the room as far as they fit there. Nothing may lie here from before. Says how much of
-    /// the room it filled; all of the data was taken if it is [`Stop::Done`], else nothing.
-    pub fn write(&mut self, data: &[u8], room: &mut [MaybeUninit<u8>]) -> (usize, Stop) {
+    /// the room it filled, and how much of the data it took or why none.
+    pub fn write(&mut self, data: &[u8], room: &mut [MaybeUninit<u8>]) -> (usize, Result<usize, Stop>) {
         self.forget_errors();
         let mut count = 0;
         // SAFETY: the room outlives the loan, which ends below; the session is alive and the data as long as is said.
@@ -154,12 +154,12 @@ impl Session {
         };
         let filled = self.pipe(Pipe::take_room);
         if done != 1 {
-            return (filled, self.why());
+            return (filled, Err(self.why()));
         }
-        let records = data.len().div_ceil(RECORD_MAX).max(1);
+        let records = count.div_ceil(RECORD_MAX).max(1);
         let size = filled + self.spilt();
-        self.overhead = size.saturating_sub(data.len()).div_ceil(records).clamp(OVERHEAD, 512);
-        (filled, Stop::Done)
+        self.overhead = size.saturating_sub(count).div_ceil(records).clamp(OVERHEAD, 512);
+        (filled, Ok(count))
     }
 
     fn why(&self) -> Stop {

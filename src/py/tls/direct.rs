@@ -163,22 +163,22 @@ impl Direct {
         let part = &data[range.clone()];
         let step = self.enter(py, |inner| {
             inner.collect(py);
-            let mut stop = Stop::Again;
+            let mut taken = Err(Stop::Again);
             let records = bytes_filled_by(py, inner.session.room_for(part.len()), |room| {
-                let (count, why) = inner.session.write(part, room);
-                stop = why;
-                Ok::<_, std::convert::Infallible>(count)
+                let (filled, outcome) = inner.session.write(part, room);
+                taken = outcome;
+                Ok::<_, std::convert::Infallible>(filled)
             })?;
             let Ok(records) = records;
             if !records.as_bytes().is_empty() {
                 inner.ready.push_back(records.into());
             }
-            Ok::<_, PyErr>(stop)
+            Ok::<_, PyErr>(taken)
         });
-        match step.unwrap_or(Ok(Stop::Again))? {
-            Stop::Done => Ok(Some(part.len())),
-            Stop::Again => Ok(None),
-            Stop::Ask => self.alone(|| self.asked.write(py, data, range)).unwrap_or(Ok(None)),
+        match step.unwrap_or(Ok(Err(Stop::Again)))? {
+            Ok(count) => Ok(Some(count)),
+            Err(Stop::Ask) => self.alone(|| self.asked.write(py, data, range)).unwrap_or(Ok(None)),
+            Err(_) => Ok(None),
         }
     }
 
