@@ -73,7 +73,8 @@ async def main() -> None:
     server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     print(f"READY tcp:{host}:{port}", flush=True)
-    await server.serve_forever()
+    async with server:
+        await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

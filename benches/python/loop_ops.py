@@ -19,6 +19,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
+from typing import cast
 
 from loops import LoopFactory, loop_factory, settle_allocator
 
@@ -308,8 +309,7 @@ async def child_echo(count: int) -> None:
     loop = asyncio.get_running_loop()
     rally = Rally(None, count)
     child, _ = await loop.subprocess_exec(lambda: rally, "/bin/cat", stderr=None)
-    stdin = child.get_pipe_transport(0)
-    assert isinstance(stdin, asyncio.WriteTransport)
+    stdin = cast("asyncio.WriteTransport", child.get_pipe_transport(0))
     rally.write = stdin.write
     await rally.play()
     stdin.close()

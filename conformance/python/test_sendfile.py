@@ -376,6 +376,7 @@ def test_without_the_system_call(compare, tmp_path, fallback):
                 ):
                     found = [await attempt(loop.sendfile(transport, file, fallback=fallback))]
                     peer.setblocking(False)
+                    file.seek(0)  # before 3.14, asyncio's fallback begins where the file stands
                     found.append(await attempt(loop.sock_sendfile(peer, file, fallback=fallback)))
                 peer.settimeout(10)
                 if fallback:
