@@ -276,6 +276,14 @@ pub fn take_error(fd: RawFd) -> Option<io::Error> {
     }
 }
 
+/// Has a TCP socket send small segments at once; a socket of another kind stays as it is.
+pub fn set_nodelay(fd: RawFd) {
+    use nix::sys::socket::{setsockopt, sockopt::TcpNoDelay};
+    if let Ok(socket) = crate::fd::borrow(fd) {
+        let _other_kind = setsockopt(&socket, TcpNoDelay, &true);
+    }
+}
+
 /// Shuts down the sending side: the peer reads the end of the stream after what has been sent.
 ///
 /// # Errors

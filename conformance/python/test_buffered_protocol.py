@@ -355,3 +355,37 @@ def test_server_side(run, loop):
             await made[0].lost
 
     run(main())
+
+
+class Bare(asyncio.BaseProtocol):
+    """Has the methods of a BufferedProtocol without being one."""
+
+    def __init__(self):
+        self.received, self.buffer = b"", bytearray(7)
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def get_buffer(self, sizehint):
+        return self.buffer
+
+    def buffer_updated(self, count):
+        self.received += self.buffer[:count]
+
+    def connection_lost(self, exc):
+        self.lost.set_result(exc)
+
+    def eof_received(self):
+        pass
+
+
+@pytest.mark.zloop_only("asyncio asks for the class, and calls a data_received() that is not there")
+def test_the_methods_suffice(run, loop):
+    async def main():
+        ours, peer = tcp_pair()
+        with peer:
+            _, protocol = await loop.create_connection(Bare, sock=ours)
+            peer.sendall(pattern(100))
+            peer.shutdown(socket.SHUT_WR)
+            assert await protocol.lost is None
+            assert protocol.received == pattern(100)
+
+    run(main())

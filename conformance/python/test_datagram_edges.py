@@ -265,6 +265,19 @@ def test_odd_addresses(compare, address):
     compare(scenario)
 
 
+@pytest.mark.zloop_only("asyncio stumbles over the socket that it has taken away")
+def test_sending_without_a_peer_after_the_end(run, loop):
+    async def main():
+        transport, protocol = await loop.create_datagram_endpoint(Datagrams, local_addr=(HOST, 0))
+        await close((transport, protocol))
+        transport.sendto(b"late", (HOST, 9))
+        transport.sendto(b"late", addr=(HOST, 9))
+        with pytest.raises(TypeError, match="bytes-like"):
+            transport.sendto("late", (HOST, 9))
+
+    run(main())
+
+
 def test_arguments_by_name(run, loop):
     async def main():
         server, client = await endpoints(loop)

@@ -441,6 +441,35 @@ def test_where_pidfds_are_forbidden(script):
     script(NO_PIDFD)
 
 
+@pytest.mark.skipif(PY >= (3, 14), reason="Python 3.13 is the last to have child watchers")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("active", [True, False])
+def test_a_child_watcher_of_the_program(run, active, monkeypatch):
+    watched = []
+
+    class Watcher(asyncio.ThreadedChildWatcher):
+        def is_active(self):
+            return active
+
+        def add_child_handler(self, pid, callback, *args):
+            watched.append(pid)
+            super().add_child_handler(pid, callback, *args)
+
+    monkeypatch.setattr(asyncio.get_event_loop_policy(), "_watcher", Watcher())
+
+    async def main():
+        process = await asyncio.create_subprocess_exec(*python("raise SystemExit(3)"))
+        assert await process.wait() == 3
+        assert watched == [process.pid]
+
+    if active:
+        run(main())
+    else:
+        with pytest.raises(RuntimeError, match="is not activated"):
+            run(main())
+        assert watched == []
+
+
 def test_communicate_under_load(run):
     """Many children at once, each with data both ways."""
     data = bytes(range(256)) * 1000

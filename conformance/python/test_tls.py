@@ -282,6 +282,29 @@ def test_closing_tells_the_peer(run, loop, certificates):
     run(main())
 
 
+@pytest.mark.zloop_only("asyncio takes what comes after a close for an error")
+@pytest.mark.parametrize("paused", [False, True])
+def test_closing_before_all_has_come(run, loop, certificates, paused):
+    """Nobody wants the rest, and the end is as clean as any."""
+
+    async def handler(reader, writer):
+        writer.write(pattern(500_000))
+        assert await reader.read() == b""
+
+    async def main():
+        async with tls_server(handler, certificates.server()) as port:
+            transport, protocol = await loop.create_connection(
+                Recorder, HOST, port, ssl=certificates.client()
+            )
+            if paused:
+                transport.pause_reading()
+                await spin()
+            transport.close()
+            assert await protocol.lost is None
+
+    run(main())
+
+
 def test_abort(run, loop, certificates):
     made = []
 

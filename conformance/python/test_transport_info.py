@@ -9,6 +9,7 @@ import pytest
 
 from harness import (
     FULL,
+    HOST,
     Recorder,
     connect,
     normal,
@@ -106,6 +107,31 @@ def test_nodelay_is_set_on_both_sides(run, loop):
     run(main())
     run(server_side())
     assert nodelay[0] != 0
+
+
+@pytest.mark.zloop_only("asyncio leaves out sockets that were made without naming a protocol")
+def test_nodelay_is_set_on_sockets_of_the_program(run, loop):
+    async def main():
+        listening = socket.socket()
+        listening.bind((HOST, 0))
+        accepted = []
+        server = await loop.create_server(
+            lambda: accepted.append(Recorder()) or accepted[-1], sock=listening
+        )
+        own = socket.socket()
+        own.connect(listening.getsockname())
+        transport, protocol = await loop.create_connection(Recorder, sock=own)
+        await until(lambda: accepted and accepted[0].transport is not None)
+        for end in (transport, accepted[0].transport):
+            sock = end.get_extra_info("socket")
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+        transport.close()
+        await protocol.lost
+        await accepted[0].lost
+        server.close()
+        await server.wait_closed()
+
+    run(main())
 
 
 def test_repr(compare):

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 import subprocess
+import sys
 from asyncio import base_subprocess, unix_events
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any, cast
@@ -39,6 +40,10 @@ class ProcessMethods(SendfileMethods):
     async def _make_subprocess_transport(
         self, protocol: asyncio.BaseProtocol, *args: Any, extra: Any = None, **kwargs: Any
     ) -> asyncio.SubprocessTransport:
+        if sys.version_info < (3, 14) and _watcher_was_set():
+            base: Any = super()
+            made = await base._make_subprocess_transport(protocol, *args, extra=extra, **kwargs)
+            return cast("asyncio.SubprocessTransport", made)
         waiter = self.create_future()
         transport: Any = _transport_class(self)(
             self, protocol, *args, waiter=waiter, extra=extra, **kwargs
@@ -79,6 +84,13 @@ class ProcessMethods(SendfileMethods):
                 self._backend_tells_exits = False  # It never will.
             return False
         return True
+
+
+def _watcher_was_set() -> bool:
+    """Whether the program has set a child watcher that is none of asyncio's usual ones."""
+    watcher = getattr(asyncio.get_event_loop_policy(), "_watcher", None)
+    usual = [getattr(unix_events, f"{kind}ChildWatcher", None) for kind in ("Threaded", "Pidfd")]
+    return watcher is not None and type(watcher) not in usual
 
 
 def _reap(pid: int, told: _Told, transport: Any) -> None:

@@ -94,6 +94,17 @@ pub fn flag(py: Python<'_>, value: bool) -> Bound<'_, PyAny> {
     PyBool::new(py, value).to_owned().into_any()
 }
 
+/// Whether what is received goes into a buffer of the protocol's own. asyncio asks for its class alone; a protocol that has
+/// the methods without that class, and no others to receive with, is served as well.
+pub fn is_buffered(protocol: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = protocol.py();
+    if !protocol.hasattr(intern!(py, "get_buffer"))? {
+        return Ok(false);
+    }
+    let kind = py.import("asyncio.protocols")?.getattr(intern!(py, "BufferedProtocol"))?;
+    Ok(protocol.is_instance(&kind)? || !protocol.hasattr(intern!(py, "data_received"))?)
+}
+
 /// The argument `name`, which must be there.
 pub fn required<'a, 'py>(args: Args<'a, 'py>, method: &str, name: &str) -> PyResult<Borrowed<'a, 'py, PyAny>> {
     args.named(0, name)

@@ -13,7 +13,7 @@ mod names;
 use std::io;
 use std::os::fd::RawFd;
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyAttributeError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -291,13 +291,20 @@ impl Datagram {
     }
 }
 
-/// `super().sendto(...)`, which may keep the datagram.
+/// `super().sendto(...)`, which may keep the datagram. After the end of a transport it stumbles over the missing socket;
+/// then the datagram is dropped, as a stream drops what is written.
 #[cold]
 fn leave_to_asyncio<'py>(slf: &Bound<'py, PyAny>, this: &Datagram, args: Args<'_, 'py>) -> Answer<'py> {
-    let base = Types::get(slf.py())?.base.bind(slf.py()).getattr(intern!(slf.py(), "sendto"))?;
+    let py = slf.py();
+    let base = Types::get(py)?.base.bind(py).getattr(intern!(py, "sendto"))?;
     let sent = args.call(&base, slf);
     look_for_room(slf, this)?;
-    sent
+    match sent {
+        Err(error) if error.is_instance_of::<PyAttributeError>(py) && slf.getattr(intern!(py, "_sock"))?.is_none() => {
+            Ok(none(py))
+        }
+        sent => sent,
+    }
 }
 
 fn sendto_ready<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {

@@ -2,13 +2,12 @@
 #![forbid(unsafe_code)]
 
 use pyo3::exceptions::PyResourceWarning;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use super::super::native::{Args, Method, method};
 use super::super::tls::TlsProtocol;
-use super::super::transport::{Answer, flag, log, none, required, set_limits, warn};
+use super::super::transport::{Answer, flag, is_buffered, log, none, required, set_limits, warn};
 use super::super::{context, errors};
 use super::{Conn, Kind, attach, close, file, look_again, with_conn, write};
 use crate::io::ReadSize;
@@ -165,11 +164,9 @@ fn set_protocol<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py
 
 /// Takes a protocol and finds out of which kind it is.
 pub fn set_protocol_of(conn: Conn<'_, '_>, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
-    let py = conn.py();
-    let kind = py.import("asyncio.protocols")?.getattr(intern!(py, "BufferedProtocol"))?;
     let kind = if protocol.is_exact_instance_of::<TlsProtocol>() {
         Kind::Tls
-    } else if protocol.is_instance(&kind)? {
+    } else if is_buffered(protocol)? {
         Kind::Buffered
     } else {
         Kind::Bytes

@@ -26,7 +26,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
-use zloop_backends::{Backend, Interest, Token};
+use zloop_backends::{Backend, Interest, Token, attempt};
 
 use super::cell::Guarded;
 use super::context;
@@ -189,7 +189,8 @@ pub fn create<'py>(this: &Bound<'py, EventLoop>, parts: Parts<'py>) -> PyResult<
     this.call_method1(intern!(py, "_ensure_fd_no_transport"), (&parts.sock,))?;
     let fd: RawFd = parts.sock.call_method0(intern!(py, "fileno"))?.extract()?;
     let extra = describe_socket(&parts.sock, parts.extra.as_ref())?;
-    py.import("asyncio.base_events")?.call_method1(intern!(py, "_set_nodelay"), (&parts.sock,))?;
+    // All TCP connections have it, as asyncio's documentation says: its code leaves out sockets made without a protocol.
+    attempt::set_nodelay(fd);
     let state = State::new(&parts, context::copy(py)?.unbind());
     let stream = Bound::new(py, Stream { fd, event_loop: this.clone().unbind(), state: Guarded::new(state) })?;
     let transport = transport_type(py)?.instance(stream, extra)?;

@@ -38,6 +38,7 @@ use pyo3::types::{PyDict, PyString};
 
 use super::cell::Guarded;
 use super::event_loop::EventLoop;
+use super::transport::is_buffered;
 use crate::io::{Watermark, WriteQueue};
 use crate::tls::{Phase, Told};
 use engine::Engine;
@@ -170,9 +171,7 @@ impl<'a, 'py> Session<'a, 'py> {
 
     /// Takes the program's protocol and finds out of which kind it is.
     fn set_protocol(self, protocol: &Bound<'py, PyAny>) -> PyResult<()> {
-        let py = self.py();
-        let kind = py.import("asyncio.protocols")?.getattr(intern!(py, "BufferedProtocol"))?;
-        let buffered = protocol.hasattr(intern!(py, "get_buffer"))? && protocol.is_instance(&kind)?;
+        let buffered = is_buffered(protocol)?;
         let protocol = protocol.clone().unbind();
         let _old = self.state(|state| {
             state.buffered = buffered;

@@ -49,9 +49,11 @@ pub fn flush(session: Session<'_, '_>) -> PyResult<()> {
     go_on(session)
 }
 
-/// Announces our end and waits for the peer's.
+/// Announces our end and waits for the peer's. Data that comes before that is for nobody any more.
 pub fn go_on(session: Session<'_, '_>) -> PyResult<()> {
     let py = session.py();
+    // OpenSSL calls it an error. If reading fails, so does what follows, in asyncio's words.
+    let _unwanted = session.engine()?.read(py);
     let step = if session.state(|state| state.ended) { Ok(Step::Done) } else { session.engine()?.unwrap(py) };
     match step {
         Ok(Step::Again) => write::hand_down(session),
