@@ -262,7 +262,7 @@ def test_getaddrinfo_is_audited(script):
     loop.close()
     print(seen)
     """
-    kind = socket.SOCK_DGRAM
+    kind = int(socket.SOCK_DGRAM)
     expected = [("127.0.0.1", port, 0, kind, 0) for port in (80, None)]
     assert script(textwrap.dedent(code)).stdout.strip() == str(expected)
 

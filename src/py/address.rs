@@ -76,14 +76,16 @@ pub fn numeric_address<'py>(
         let port_fits = port.is_none() || integer(port).is_some_and(|port| u16::try_from(port).is_ok());
         // Whether the host is known to be a number makes no difference, and what it is for neither.
         let flags_fit = integer(flags)? & !(libc::AI_PASSIVE | libc::AI_NUMERICHOST) == 0;
-        let family_fits = matches!(integer(family)?, libc::AF_UNSPEC | libc::AF_INET);
+        let (family, proto) = (integer(family)?, integer(proto)?);
+        let family_fits = matches!(family, libc::AF_UNSPEC | libc::AF_INET);
         let place = IPV4_KINDS.iter().position(|(kind_value, _, _)| integer(kind) == Some(*kind_value))?;
-        let proto_fits = matches!(integer(proto)?, given if given == 0 || given == IPV4_KINDS[place].2);
-        (is_ip && port_fits && flags_fit && family_fits && proto_fits).then_some(place)
+        let proto_fits = proto == 0 || proto == IPV4_KINDS[place].2;
+        (is_ip && port_fits && flags_fit && family_fits && proto_fits).then_some((place, family, proto))
     };
-    let Some(place) = asked() else { return Ok(None) };
+    let Some((place, family, proto)) = asked() else { return Ok(None) };
     static AUDIT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    AUDIT.import(py, "sys", "audit")?.call1((intern!(py, "socket.getaddrinfo"), host, port, family, kind, proto))?;
+    let told = (intern!(py, "socket.getaddrinfo"), host, port, family, IPV4_KINDS[place].0, proto);
+    AUDIT.import(py, "sys", "audit")?.call1(told)?;
     let (family, kinds) = MEMBERS.get_or_try_init(py, || {
         let socket = py.import("socket")?;
         let kinds: PyResult<Vec<Py<PyAny>>> =
