@@ -2,12 +2,14 @@
 
 import asyncio
 import concurrent.futures
+import gc
 import itertools
 import socket
 import textwrap
 import threading
 import time
 import warnings
+import weakref
 
 import pytest
 
@@ -125,6 +127,73 @@ def test_cancelling_a_future_of_an_executor(loop, run):
         release.set()
 
     run(main())
+
+
+@pytest.mark.parametrize("end", ["result", "error", "cancel", "before"])
+@pytest.mark.parametrize("where", ["loop", "thread"])
+def test_when_a_future_of_an_executor_is_done(compare, end, where):
+    """The executor's own future, ended by hand: whether the loop's is done at once or a turn later."""
+
+    def scenario(loop, reports):
+        source = concurrent.futures.Future()
+
+        def finish():
+            if end == "cancel":
+                source.cancel()
+            elif end == "error":
+                source.set_exception(KeyError(5))
+            else:
+                source.set_result(5)
+
+        class Executor:
+            def submit(self, function, *args):
+                return source
+
+        async def main():
+            if end == "before":
+                finish()
+            future = loop.run_in_executor(Executor(), print)
+            seen = [type(future), future.get_loop() is loop, future.done()]
+            if end != "before":
+                if where == "loop":
+                    finish()
+                else:
+                    thread = threading.Thread(target=finish)
+                    thread.start()
+                    thread.join()
+            seen.append(future.done())
+            await asyncio.wait([future], timeout=5)
+            seen.append("cancelled" if future.cancelled() else outcome(future.result))
+            return seen
+
+        loop.set_debug(False)
+        return repr(loop.run_until_complete(main()))
+
+    compare(scenario)
+
+
+def test_a_result_after_the_end_of_the_loop_is_for_nobody(loop_factory):
+    loop = loop_factory()
+
+    class Executor:
+        def __init__(self):
+            self.source = concurrent.futures.Future()
+
+        def submit(self, function, *args):
+            return self.source
+
+    async def main(executor):
+        return loop.run_in_executor(executor, print)
+
+    executor = Executor()
+    future = loop.run_until_complete(main(executor))
+    loop.close()
+    executor.source.set_result(5)
+    assert not future.done()
+    leaving = weakref.ref(future)
+    del future, executor
+    gc.collect()
+    assert leaving() is None
 
 
 def test_a_coroutine_function_is_refused_in_debug_mode(compare):

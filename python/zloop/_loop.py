@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import _socket
 import asyncio
+import concurrent.futures
 import signal
 import socket
 import sys
 import threading
-from asyncio import constants, events
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from asyncio import constants, events, futures
+from types import CodeType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, TypeVarTuple, cast
 
 from . import _zloop
 from ._choice import choose, wants_portable_tls
@@ -23,7 +25,10 @@ from ._subprocess import ProcessMethods
 if TYPE_CHECKING:
     import selectors
     import ssl
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
 
 
 class Loop(ProcessMethods):
@@ -36,6 +41,8 @@ class Loop(ProcessMethods):
     if TYPE_CHECKING:
         # asyncio's private parts, which its published types do not mention.
         _csock: socket.socket | None
+        _default_executor: concurrent.futures.Executor | None
+        _executor_shutdown_called: bool
         _signal_handlers: dict[int, asyncio.Handle]
 
         def _asyncgen_finalizer_hook(self, agen: AsyncGenerator[Any, Any]) -> None: ...
@@ -219,6 +226,20 @@ class Loop(ProcessMethods):
             raise
         return cast("asyncio.Transport", ssl_protocol._app_transport)
 
+    def run_in_executor(
+        self, executor: Any, func: Callable[[*_Ts], _T], *args: *_Ts
+    ) -> asyncio.Future[_T]:
+        """Run a function in a thread of an executor; returns a future of its result."""
+        if executor is None and not self._executor_shutdown_called:
+            executor = self._default_executor
+        if executor is None or self._debug:
+            return super().run_in_executor(executor, func, *args)
+        self._check_closed()
+        source = executor.submit(func, *args)
+        if type(source) is concurrent.futures.Future:
+            return _zloop.wrap_future(self, source, _COPIES_AT_ONCE)
+        return futures.wrap_future(source, loop=self)
+
     async def getaddrinfo(
         self,
         host: Any,
@@ -275,6 +296,13 @@ def _is_numeric(host: Any, port: Any) -> bool:
     short = host.isascii() and len(host) < 64
     return short and (host.replace(".", "").isdigit() or ":" in host)
 
+
+# Whether asyncio passes on at once what it learns in the loop's own thread, or with the next turn, as it did before.
+_COPIES_AT_ONCE = any(
+    "_get_running_loop" in inner.co_names
+    for inner in futures._chain_future.__code__.co_consts  # type: ignore[attr-defined]  # private
+    if isinstance(inner, CodeType)
+)
 
 # What programs may put in its place is theirs to have called, with the arguments they expect.
 _getaddrinfo = socket.getaddrinfo

@@ -1,16 +1,18 @@
 """The native part of zloop. Use the package `zloop`, not this module."""
 
 import asyncio
+import concurrent.futures
 import ssl
 import sys
 from asyncio import sslproto, transports
 from collections.abc import Callable
 from contextvars import Context
 from socket import socket
-from typing import Any, Literal, TypeVarTuple, final
+from typing import Any, Literal, TypeVar, TypeVarTuple, final
 
 from typing_extensions import disjoint_base
 
+_T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "diagnose",
     "numeric_address",
     "tls_problem",
+    "wrap_future",
 ]
 
 __version__: str
@@ -233,6 +236,9 @@ class EventLoop:
 
 def available_backends() -> list[str]: ...
 def tls_problem() -> str | None: ...
+def wrap_future(
+    event_loop: EventLoop, source: concurrent.futures.Future[_T], at_once: bool
+) -> asyncio.Future[_T]: ...
 def numeric_address(
     host: Any, port: Any, family: Any, kind: Any, proto: Any, flags: Any
 ) -> list[tuple[Any, ...]] | None: ...

@@ -13,6 +13,7 @@
 //! | `watch.rs` | `add_reader` and its family |
 //! | `accept.rs` | from a listening socket to transports |
 //! | `sock/` | `sock_recv` and its family |
+//! | `executor.rs` | `run_in_executor`: from another thread's future to the loop's |
 //! | `address.rs` | socket addresses, as Python writes them |
 //! | `transport.rs`, `receive.rs` | what all transports share |
 //! | `stream/` | stream transports |
@@ -34,6 +35,7 @@ mod datagram;
 mod debug;
 mod errors;
 mod event_loop;
+mod executor;
 mod exit;
 mod handle;
 mod hot;
@@ -66,6 +68,7 @@ fn _zloop(module: &Bound<'_, PyModule>) -> PyResult<()> {
     tls::register(module)?;
     module.add_function(wrap_pyfunction!(tls::tls_problem, module)?)?;
     module.add_function(wrap_pyfunction!(address::numeric_address, module)?)?;
+    module.add_function(wrap_pyfunction!(executor::wrap_future, module)?)?;
     module.add_function(wrap_pyfunction!(backends::available_backends, module)?)?;
     module.add_function(wrap_pyfunction!(backends::diagnose, module)?)
 }

@@ -29,7 +29,8 @@ pub fn forever(this: &Bound<'_, EventLoop>) -> PyResult<()> {
     });
     bound.map_err(|error| errors::os_error(py, &error))?;
     let events = Some(Events::with_limit(EVENTS));
-    let mut turn = Turn { this, types: HandleTypes::get(py)?, events, shared: context::Shared::default() };
+    let mut turn =
+        Turn { this, types: HandleTypes::get(py)?, events, shared: context::Shared::default(), garbage: Vec::new() };
     let result = turn.repeat();
     let result = result.and(turn.shared.leave());
     // What was written must not wait for the next run.
@@ -44,6 +45,8 @@ struct Turn<'a, 'py> {
     events: Option<Events>,
     /// Where callbacks run that have no context of their own.
     shared: context::Shared<'py>,
+    /// Timers that were cancelled, between two callbacks.
+    garbage: Vec<Py<PyAny>>,
 }
 
 impl<'py> Turn<'_, 'py> {
@@ -89,23 +92,22 @@ impl<'py> Turn<'_, 'py> {
     fn wait(&mut self) -> PyResult<()> {
         let (py, core) = (self.this.py(), self.this.get());
         core.take_inbox(py);
-        let types = self.types;
-        let look = |state: &mut State| look(types, state, core.is_stopping());
-        let looked = core.state.with(py, |state| state.dirty.is_empty().then(|| look(state)));
-        let (garbage, busy) = match looked {
-            Some(looked) => looked,
+        let (types, stopping, garbage) = (self.types, core.is_stopping(), &mut self.garbage);
+        let looked = core.state.with(py, |state| state.dirty.is_empty().then(|| look(types, state, stopping, garbage)));
+        let busy = match looked {
+            Some(busy) => busy,
             None => {
                 self.shared.leave()?;
                 stream::flush_dirty(self.this)?;
                 core.take_inbox(py);
-                core.state.with(py, look)
+                core.state.with(py, |state| look(types, state, core.is_stopping(), garbage))
             }
         };
-        if busy && garbage.is_none() {
+        if busy && self.garbage.is_empty() {
             return Ok(());
         }
         self.shared.leave()?;
-        drop(garbage);
+        self.garbage.clear();
         if busy {
             return Ok(());
         }
@@ -194,15 +196,18 @@ fn on_ready(this: &Bound<'_, EventLoop>, token: Token, interest: Interest) -> Py
     }
 }
 
-/// Before a wait: cancelled timers to be dropped, and whether to go on with what is ready instead of polling.
+/// Before a wait: whether to go on with what is ready instead of polling. Leaves cancelled timers to be dropped. (What it
+/// says fits a register: a larger answer would be written in pieces and read as a whole, for which a processor waits.)
 #[inline]
-fn look(types: &HandleTypes, state: &mut State, stopping: bool) -> (Option<Vec<Py<PyAny>>>, bool) {
+fn look(types: &HandleTypes, state: &mut State, stopping: bool, garbage: &mut Vec<Py<PyAny>>) -> bool {
     state.fresh.settle(types);
-    let garbage = state.sched.timers.has_cancelled().then(|| drop_cancelled(types, state));
+    if state.sched.timers.has_cancelled() {
+        drop_cancelled(types, state, garbage);
+    }
     let ready = state.sched.ready_len() > 0 && !stopping;
     // Sends that the backend holds leave with the next poll.
     let held = state.backend.as_ref().is_some_and(|backend| backend.in_flight() > 0);
-    (garbage, ready && !held && !state.slice.is_over(&System))
+    ready && !held && !state.slice.is_over(&System)
 }
 
 /// How many callbacks this turn runs; the backend may want to know.
@@ -219,14 +224,13 @@ fn begin_batch(state: &mut State) -> usize {
 
 /// Takes cancelled timers out, so that none wakes the loop and a majority of them does not fill memory.
 #[cold]
-fn drop_cancelled(types: &HandleTypes, state: &mut State) -> Vec<Py<PyAny>> {
+fn drop_cancelled(types: &HandleTypes, state: &mut State, garbage: &mut Vec<Py<PyAny>>) {
     let timers = &mut state.sched.timers;
     let cancelled = |handle: &Py<PyAny>| handle::is_cancelled(types, handle);
-    let mut garbage = timers.compact(cancelled);
+    garbage.extend(timers.compact(cancelled));
     while let Some(item) = timers.pop_head_if(cancelled) {
         garbage.push(item);
     }
-    garbage
 }
 
 /// Reports an exception of a callback that has no handle, in asyncio's words.

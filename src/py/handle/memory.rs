@@ -106,7 +106,7 @@ mod recycling {
                 if self.is_private(handle.as_ptr()) && (*self.spares.get()).len() < SPARES {
                     let object = handle.into_ptr();
                     empty(types, class, object);
-                    (*self.spares.get()).extend(NonNull::new(object));
+                    (*self.spares.get()).push(NonNull::new_unchecked(object));
                 }
             }
         }
@@ -193,7 +193,7 @@ mod recycling {
                 empty(types, known, object);
                 let spares = &mut *known.memory.spares.get();
                 if spares.len() < SPARES {
-                    spares.extend(NonNull::new(object));
+                    spares.push(NonNull::new_unchecked(object));
                     return;
                 }
             }
