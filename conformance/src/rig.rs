@@ -227,9 +227,9 @@ impl Rig {
         answer
     }
 
-    /// Says that sends come, so that they may be kept together.
+    /// Says that sends come, so many that it must seem worthwhile to keep them together.
     pub fn gather(&mut self) {
-        self.backend().gather(8);
+        self.backend().gather(64);
     }
 
     /// Asks that a send in flight be ended on the spot; its result if it was.

@@ -8,18 +8,21 @@
 //!   no more, whether asked to or not: a watch for room would then be armed for ever in vain, so until there is room
 //!   it is polled for edges.
 //! * A send that was [gathered](Backend::gather) and is small is queued and handed over with the others (`flight.rs`).
-//!   A lone or large one is attempted on the spot: there is nothing to save, and its bytes are still in the cache.
+//!   A lone or large one is attempted on the spot: there is nothing to save, and its bytes are still in the cache. So is
+//!   one of few whose callbacks are short (`pace.rs`).
 //!
 //! The ring belongs to the thread that polls: it is made disabled, taken by the first [`bind`](Backend::bind), and
 //! replaced when another thread binds. A forked child leaves the ring of its parent alone.
 
 mod flight;
+mod pace;
 pub(crate) mod probe;
 mod ring;
 mod sqe;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, RawFd};
 
 use io_uring::cqueue;
@@ -30,12 +33,16 @@ use crate::table::Table;
 use crate::wake::{Alarm, Waker};
 use crate::{attempt, fd};
 use flight::{Flight, Stage};
+use pace::Pace;
 use ring::Ring;
 use sqe::{Serial, Tag};
 
 /// Sends of more bytes are attempted at once: by the time that a batch of them is handed over, the first is out of the
 /// cache. (Measured: 10 KiB cost a tenth more when they waited for each other.)
 const GATHERED_BYTES_MAX: usize = 4096;
+
+/// How many completions leave the ring together: about what one call brings.
+const TAKEN_AT_ONCE: usize = 32;
 
 /// A backend on a ring.
 #[derive(Debug)]
@@ -53,6 +60,7 @@ pub struct Uring {
     /// Reports that no completion stands for, or that had to be taken from a ring before its time.
     backlog: VecDeque<Event>,
     gathering: bool,
+    pace: Pace,
     alarm: Alarm,
     alarm_is_armed: bool,
 }
@@ -103,6 +111,7 @@ impl Uring {
             submitted: VecDeque::new(),
             backlog: VecDeque::new(),
             gathering: false,
+            pace: Pace::default(),
             alarm: Alarm::new()?,
             alarm_is_armed: false,
         })
@@ -243,14 +252,21 @@ impl Uring {
 
     /// Fills `out` as far as it goes.
     fn reap(&mut self, out: &mut Events) {
+        let mut room = [const { MaybeUninit::uninit() }; TAKEN_AT_ONCE];
         while out.room() > 0 {
             if let Some(event) = self.backlog.pop_front() {
                 out.push(event.token, event.what);
                 continue;
             }
-            let Some(completion) = self.ring.next() else { return };
-            if let Some(event) = self.complete(&completion) {
-                out.push(event.token, event.what);
+            let most = out.room().min(TAKEN_AT_ONCE);
+            let completions = self.ring.take(&mut room[..most]);
+            if completions.is_empty() {
+                return;
+            }
+            for completion in completions {
+                if let Some(event) = self.complete(completion) {
+                    out.push(event.token, event.what);
+                }
             }
         }
     }
@@ -283,6 +299,12 @@ impl Uring {
     /// A poll has reported; the serial number tells whether it is one that the slot's holder has now.
     fn polled(&mut self, slot: u32, serial: Serial, result: i32, more: bool) -> Option<Event> {
         let (token, file) = self.files.at(slot)?;
+        if more && file.role == Role::Stream && file.armed[Direction::Main as usize] == serial && file.flight.is_none()
+        {
+            // The rule by far: bytes have come, and nothing else is to be done about it.
+            let ready = sqe::ready(result);
+            return ready.contains(Interest::READ).then_some(Event { token, what: What::Ready(ready) });
+        }
         let direction = match file.armed.iter().position(|armed| *armed == serial)? {
             0 => Direction::Main,
             _ => Direction::Room,
@@ -393,7 +415,7 @@ impl Backend for Uring {
 
     #[inline]
     fn gather(&mut self, sends: usize) {
-        self.gathering = sends > 1;
+        self.gathering = self.pace.begin(sends);
     }
 
     unsafe fn send(&mut self, token: Token, bufs: &[IoSlice<'_>]) -> io::Result<Sent> {
@@ -456,6 +478,7 @@ impl Backend for Uring {
     fn poll(&mut self, wait: Wait, out: &mut Events) -> io::Result<()> {
         debug_assert!(out.room() > 0, "nothing can be reported");
         self.gathering = false;
+        self.pace.end(self.queued.len());
         self.bind()?;
         let before = out.room();
         self.reap(out);

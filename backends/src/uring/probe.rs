@@ -9,7 +9,7 @@ use nix::sys::utsname::uname;
 /// The cause and the cure for an error of the ring's setup.
 pub(crate) fn reason(error: &io::Error) -> String {
     match error.raw_os_error() {
-        Some(libc::EINVAL) => format!("it needs Linux 6.1 or newer; this is {}", release()),
+        Some(libc::EINVAL) => refused(&release()),
         Some(libc::ENOSYS) => format!(
             "this kernel ({}) was built without it, or a sandbox hides it; use epoll, or a kernel with \
              CONFIG_IO_URING=y",
@@ -27,6 +27,18 @@ pub(crate) fn reason(error: &io::Error) -> String {
         }
         Some(libc::ENFILE) => "the whole system is out of open files (sysctl fs.file-max)".into(),
         _ => error.to_string(),
+    }
+}
+
+/// What EINVAL means, by the kernel's release.
+fn refused(release: &str) -> String {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) if (major, minor) >= (6, 1) => format!(
+            "io_uring_setup refuses a ring with a single issuer and deferred task work (EINVAL), although this kernel \
+             ({release}) is new enough for both; a sandbox that stands in for the kernel, or a patch, may be the reason"
+        ),
+        _ => format!("it needs Linux 6.1 or newer; this is {release}"),
     }
 }
 
@@ -67,7 +79,13 @@ mod tests {
         assert!(forbidden("1\n", "").contains("io_uring_group"));
         assert!(forbidden("0\n", "Seccomp:\t0\n").contains("EPERM"));
         let of = |errno| reason(&io::Error::from_raw_os_error(errno));
-        assert!(of(libc::EINVAL).contains("6.1"));
+        for old in ["5.15.0-91-generic", "6.0.19", "4", "unknown"] {
+            assert_eq!(refused(old), format!("it needs Linux 6.1 or newer; this is {old}"));
+        }
+        for new in ["6.1.0-18-amd64", "6.10", "7.0-rc1"] {
+            assert!(refused(new).contains("io_uring_setup refuses") && refused(new).contains(new));
+        }
+        assert_eq!(of(libc::EINVAL), refused(&release()));
         assert!(of(libc::ENOSYS).contains("CONFIG_IO_URING"));
         assert!(of(libc::ENOMEM).contains("ulimit -l"));
         assert!(of(libc::EIO).contains("os error 5"));

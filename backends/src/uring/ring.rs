@@ -1,6 +1,7 @@
 //! The ring itself: setting it up, entering the kernel, taking completions.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -190,6 +191,12 @@ impl Ring {
                 _ => Err(error),
             },
         }
+    }
+
+    /// The oldest completions, as far as there is room.
+    #[inline]
+    pub(super) fn take<'a>(&mut self, room: &'a mut [MaybeUninit<cqueue::Entry>]) -> &'a [cqueue::Entry] {
+        self.kernel.completion().fill(room)
     }
 
     /// The oldest completion.
