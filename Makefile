@@ -102,6 +102,13 @@ test: $(BUILT) ## Every test: Rust, conformance, Python; with times
 test-python: $(BUILT) ## The Python tests alone
 	@$(PY) scripts/run_tests.py python
 
+# Those that are about a loop's own queues and objects; in_threads.py says which of them run in one thread, and why.
+IN_THREADS := asyncgens context handles scheduling tasks threadsafe_handles transport_info transport_writing
+.PHONY: test-parallel
+test-parallel: $(BUILT) ## A part of the Python tests, each in four threads at once: PYTHON=3.14t
+	@cd conformance/python && ZLOOP_TEST_BACKENDS=$(or $(BACKEND),epoll) $(CURDIR)/$(PY) -m pytest --parallel-threads=4 \
+		-o timeout=120 -o faulthandler_timeout=180 $(IN_THREADS:%=test_%.py)
+
 .PHONY: stress
 stress: $(BUILT) ## Eight threads that call call_soon_threadsafe a million times each: PYTHON=3.14t
 	@ZLOOP_TEST_CALLS=1000000 $(if $(BACKEND),ZLOOP_TEST_BACKENDS=$(BACKEND)) $(PY) -m pytest \

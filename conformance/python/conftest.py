@@ -22,6 +22,7 @@ import threading
 import pytest
 import trustme
 
+import in_threads
 import libkqueue
 from harness import Leaks, LoopFactory, Reports, managed_loop, run_script, tcp_pair
 
@@ -95,6 +96,8 @@ def pytest_collection_modifyitems(config, items):
     if sys.platform == "linux" and "zloop-kqueue" in config.zloop_rows and libkqueue.takes_errors():
         for item in items:
             libkqueue.excuse(item)
+    if in_threads.wanted(config):
+        in_threads.adapt(items)
 
 
 def pytest_collection_finish(session):

@@ -174,6 +174,7 @@ def test_readers_and_writers(loop):
     assert seen[2:] == [("read", "changed"), ("write", "changed")]
 
 
+@pytest.mark.thread_unsafe(reason="signal handlers are the main thread's")
 def test_signal_handlers(loop):
     seen = []
     loop.add_signal_handler(signal.SIGUSR1, lambda: (seen.append(VARIABLE.get()), loop.stop()))

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import warnings
 
 import pytest
@@ -21,6 +22,20 @@ def zloop(loop_factory):
     import zloop
 
     return zloop
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has a GIL")
+def test_the_gil_stays_off(script):
+    """An extension that does not say that it can do without turns it on when it is imported."""
+    code = """
+import sys
+import sysconfig
+loop = new_event_loop()
+loop.run_until_complete(asyncio.sleep(0))
+loop.close()
+print(sys._is_gil_enabled())
+"""
+    assert script(code).stdout == "False\n"
 
 
 def test_names(zloop):
