@@ -38,7 +38,6 @@ class SendfileMethods(SockMethods):
     if TYPE_CHECKING:
 
         def _check_sendfile_params(self, sock: Any, file: Any, offset: Any, count: Any) -> None: ...
-        def _sock_sendfile_update_filepos(self, *args: int) -> None: ...
 
     async def _sock_sendfile_native(
         self, sock: socket.socket, file: Any, offset: int, count: int | None
@@ -101,7 +100,7 @@ class SendfileMethods(SockMethods):
                     raise
         finally:
             moved = (file.fileno(), offset + total, total)
-            self._sock_sendfile_update_filepos(*moved[:_POSITION_ARGUMENTS])
+            _update_position(self, *moved[:_POSITION_ARGUMENTS])
 
 
 def _size_of(file: Any) -> int:
