@@ -60,6 +60,7 @@ macro_rules! functions {
 functions! {
     OpenSSL_version_num: fn() -> c_ulong;
     OpenSSL_version: fn(c_int) -> *const c_char;
+    ERR_peek_error: fn() -> c_ulong;
     ERR_clear_error: fn();
     SSL_read_ex: fn(*mut Ssl, *mut c_void, usize, *mut usize) -> c_int;
     SSL_write_ex: fn(*mut Ssl, *const c_void, usize, *mut usize) -> c_int;
