@@ -1,11 +1,13 @@
 //! Buffers that Python lends, and bytes made in place: the calls that PyO3 has no safe form for.
 
+use std::convert::Infallible;
 use std::ffi::{CStr, c_char, c_int};
 use std::mem::MaybeUninit;
 
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::sync::critical_section::with_critical_section;
+use pyo3::types::{PyByteArray, PyBytes};
 use pyo3::{PyErr, ffi};
 
 // Part of CPython's C API in every version that zloop runs on, but not among PyO3's declarations.
@@ -68,6 +70,46 @@ pub unsafe fn lend<'py, R>(
         Bound::from_owned_ptr_or_err(py, view)?
     };
     Ok(body(&view))
+}
+
+/// Appends at most `capacity` bytes to a `bytearray`, which `fill` writes straight into their place. `fill` says how many
+/// it wrote.
+///
+/// # Errors
+/// Python's, before `fill` is called: somebody holds a view of the bytes, or there is no memory.
+pub fn extended_by<E>(
+    buffer: &Bound<'_, PyByteArray>,
+    capacity: usize,
+    fill: impl FnOnce(&mut [MaybeUninit<u8>]) -> Result<usize, E>,
+) -> PyResult<Result<usize, E>> {
+    with_critical_section(buffer, || {
+        let start = buffer.len();
+        buffer.resize(start + capacity)?;
+        assert_eq!(buffer.len(), start + capacity, "somebody else changed the size");
+        // SAFETY: the array owns `capacity` bytes from `start` on. It is locked, and `fill` knows nothing of it, so nobody
+        // else has a look at it or moves it meanwhile.
+        let room = unsafe { std::slice::from_raw_parts_mut(buffer.data().add(start).cast(), capacity) };
+        let filled = fill(room);
+        let count = *filled.as_ref().unwrap_or(&0);
+        assert!(count <= capacity, "more was written than fits");
+        if count < capacity {
+            buffer.resize(start + count)?;
+        }
+        Ok(filled)
+    })
+}
+
+/// Appends bytes to a `bytearray`.
+///
+/// # Errors
+/// As [`extended_by`].
+#[inline]
+pub fn append(buffer: &Bound<'_, PyByteArray>, bytes: &[u8]) -> PyResult<()> {
+    let filled = extended_by(buffer, bytes.len(), |room| {
+        room.write_copy_of_slice(bytes);
+        Ok::<_, Infallible>(bytes.len())
+    });
+    filled.map(drop)
 }
 
 /// Tells audit hooks, if there are any, of what a socket is about to do, as its own methods do.

@@ -4,6 +4,7 @@
 //! `__slots__` are read and written in place, and their methods are C functions added to the finished type.
 
 use std::ffi::CStr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use pyo3::PyTypeInfo;
 use pyo3::exceptions::PyTypeError;
@@ -12,6 +13,13 @@ use pyo3::impl_::trampoline::{MethodDef, fastcall_cfunction_with_keywords, noarg
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
+
+// Part of CPython's C API in every version, but not among PyO3's declarations.
+unsafe extern "C" {
+    static mut PyMethod_Type: ffi::PyTypeObject;
+    fn PyMethod_Function(method: *mut ffi::PyObject) -> *mut ffi::PyObject;
+    fn PyMethod_Self(method: *mut ffi::PyObject) -> *mut ffi::PyObject;
+}
 
 /// Where a type keeps one of its `__slots__`: an offset into each of its instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +154,26 @@ pub unsafe fn allocate<'py>(class: &Bound<'py, PyType>) -> PyResult<Bound<'py, P
 pub unsafe fn set_dealloc(class: &Bound<'_, PyType>, dealloc: unsafe extern "C" fn(*mut ffi::PyObject)) {
     // SAFETY: the class is new, nobody has made an instance of it yet.
     unsafe { (*class.as_type_ptr()).tp_dealloc = Some(dealloc) }
+}
+
+/// The version of a class's attributes: another one after each change of the class or of one that it derives from, and 0
+/// while CPython has not given it one.
+#[inline]
+pub fn type_version(class: &Bound<'_, PyType>) -> u32 {
+    // SAFETY: a field of a live type; others may write it meanwhile, so it is read as they write it.
+    unsafe { AtomicU32::from_ptr(&raw mut (*class.as_type_ptr()).tp_version_tag) }.load(Ordering::Relaxed)
+}
+
+/// Whether `method` is this function, bound to `owner`.
+#[inline]
+pub fn is_method(method: &Bound<'_, PyAny>, function: &Py<PyAny>, owner: &Bound<'_, PyAny>) -> bool {
+    let method = method.as_ptr();
+    // SAFETY: the type of a live object is checked before it is taken for a method.
+    unsafe {
+        ffi::Py_TYPE(method) == &raw mut PyMethod_Type
+            && PyMethod_Function(method) == function.as_ptr()
+            && PyMethod_Self(method) == owner.as_ptr()
+    }
 }
 
 /// Makes a class as `class name(base): ...` would.

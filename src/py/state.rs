@@ -170,6 +170,16 @@ impl State {
         &mut self.scratch
     }
 
+    /// The same buffer, for a while in which the state is not held.
+    pub fn take_scratch(&mut self) -> Vec<u8> {
+        std::mem::take(self.scratch())
+    }
+
+    /// The inverse of `take_scratch`.
+    pub fn put_scratch(&mut self, scratch: Vec<u8>) {
+        self.scratch = scratch;
+    }
+
     /// Queues what a wait has reported, in the order in which it came.
     pub fn dispatch(&mut self, py: Python<'_>, event: Event) {
         let token = event.token;

@@ -9,6 +9,7 @@ use super::super::native::{Args, Method, method};
 use super::super::tls::TlsProtocol;
 use super::super::transport::{Answer, flag, is_buffered, log, none, required, set_limits, warn};
 use super::super::{context, errors};
+use super::feed::Stock;
 use super::{Conn, Kind, attach, close, file, look_again, with_conn, write};
 use crate::io::ReadSize;
 
@@ -168,6 +169,8 @@ pub fn set_protocol_of(conn: Conn<'_, '_>, protocol: &Bound<'_, PyAny>) -> PyRes
         Kind::Tls
     } else if is_buffered(protocol)? {
         Kind::Buffered
+    } else if Stock::get(py)?.is_protocol(protocol) {
+        Kind::Reader
     } else {
         Kind::Bytes
     };

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `mod.rs` | the type, making one, and where the loop enters |
 //! | `read.rs` | from the socket to the protocol |
+//! | `feed.rs` | from the socket to asyncio's own streams |
 //! | `write.rs` | from `write()` to the socket, with flow control |
 //! | `file.rs` | sending a file |
 //! | `close.rs` | closing, errors, `connection_lost` |
@@ -12,6 +13,7 @@
 //! The loop's table of sources keeps a transport alive until its connection is lost.
 
 mod close;
+mod feed;
 mod file;
 mod methods;
 mod read;
@@ -98,6 +100,8 @@ struct State {
 enum Kind {
     /// As `bytes`.
     Bytes,
+    /// As `bytes`, and as long as nobody has changed asyncio's streams, without a call.
+    Reader,
     /// In buffers that it hands out.
     Buffered,
     /// Ours, which takes it without a call.
@@ -123,10 +127,6 @@ impl<'a, 'py> Conn<'a, 'py> {
 
     fn protocol(self) -> Option<Bound<'py, PyAny>> {
         self.state(|state| state.protocol.as_ref().map(|protocol| protocol.bind(self.py()).clone()))
-    }
-
-    fn context(self) -> Bound<'py, PyAny> {
-        self.state(|state| state.context.bind(self.py()).clone())
     }
 
     fn write_context(self) -> Bound<'py, PyAny> {
@@ -250,6 +250,11 @@ impl State {
         self.started && !self.paused && !self.closing && !self.ended && self.conn_lost == 0
     }
 
+    /// Whether a write is neither refused nor dropped.
+    fn takes_writes(&self) -> bool {
+        !self.eof && self.empty_waiter.is_none() && self.conn_lost == 0
+    }
+
     /// Whether all bytes have left.
     fn is_idle(&self) -> bool {
         self.queue.is_empty() && !self.in_flight
@@ -356,13 +361,14 @@ fn detach(conn: Conn<'_, '_>) {
 /// writable; reading comes first, as in asyncio.
 pub fn on_ready(this: &Bound<'_, EventLoop>, transport: &Bound<'_, PyAny>, interest: Interest) -> PyResult<()> {
     let outcome = with_conn(transport, |conn| {
-        let (read, write) = conn.state(|state| {
+        let (reading, write) = conn.state(|state| {
             state.hung_up |= interest.contains(Interest::CLOSED);
             state.readable |= interest.contains(Interest::READ);
-            (state.readable && state.reads(), interest.contains(Interest::WRITE) && state.blocked)
+            let reading = (state.readable && state.reads()).then(|| state.context.bind(conn.py()).clone());
+            (reading, interest.contains(Interest::WRITE) && state.blocked)
         });
-        if read {
-            context::run(&conn.context(), || read::once(conn))?;
+        if let Some(context) = reading {
+            context::run(&context, || read::once(conn))?;
         }
         if write { context::run(&conn.write_context(), || write::writable(conn)) } else { Ok(()) }
     });

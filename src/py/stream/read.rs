@@ -11,23 +11,28 @@ use super::super::receive::{Read, SOCKET, failure, receive};
 use super::super::tls::TlsProtocol;
 use super::super::transport::log;
 use super::super::{call, errors};
-use super::{Conn, Kind, close, look_again};
+use super::{Conn, Kind, close, feed, look_again};
 
 /// Reads once and hands it to the protocol.
 pub fn once(conn: Conn<'_, '_>) -> PyResult<()> {
     match conn.state(|state| state.kind) {
         Kind::Bytes => as_bytes(conn),
+        Kind::Reader => feed::once(conn),
         Kind::Buffered => into_protocol(conn),
         Kind::Tls => records(conn),
     }
 }
 
-fn as_bytes(conn: Conn<'_, '_>) -> PyResult<()> {
+/// What is reported when a protocol fails to take data.
+pub const CALL_FAILED: &str = "Fatal error: protocol.data_received() call failed.";
+
+/// Reads once for a protocol that gets `bytes`.
+pub fn as_bytes(conn: Conn<'_, '_>) -> PyResult<()> {
     let Some(data) = received(conn)? else { return Ok(()) };
     let Some(protocol) = conn.protocol() else { return Ok(()) };
     match protocol.call_method1(intern!(conn.py(), "data_received"), (data,)) {
         Ok(_) => Ok(()),
-        Err(error) => close::failed(conn, error, "Fatal error: protocol.data_received() call failed."),
+        Err(error) => close::failed(conn, error, CALL_FAILED),
     }
 }
 
@@ -45,8 +50,7 @@ fn received<'py>(conn: Conn<'_, 'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
     let size = conn.state(|state| state.read_size);
     match receive(conn.event_loop, conn.stream.get().fd, size, SOCKET)? {
         Read::Some(data, count, full) => {
-            conn.state(|state| state.read_size.learn(count));
-            after_read(conn, full)?;
+            follow_up(conn, count, full)?;
             Ok(Some(data))
         }
         other => no_data(conn, other).map(|()| None),
@@ -63,7 +67,7 @@ fn into_protocol(conn: Conn<'_, '_>) -> PyResult<()> {
     };
     let count = match receive_into(conn, &buffer) {
         Ok(Read::Some((), count, full)) => {
-            after_read(conn, full)?;
+            follow_up(conn, count, full)?;
             count
         }
         Ok(other) => return no_data(conn, other),
@@ -102,8 +106,12 @@ fn receive_into(conn: Conn<'_, '_>, buffer: &Bound<'_, PyAny>) -> PyResult<Read<
 
 /// Before the protocol runs, which may do anything: decides when to read again. A read that did not fill its buffer has
 /// emptied the socket, and a new report follows when there is more, except after the peer has hung up.
-fn after_read(conn: Conn<'_, '_>, full: bool) -> PyResult<()> {
-    if full || conn.state(|state| state.hung_up) {
+pub fn follow_up(conn: Conn<'_, '_>, count: usize, full: bool) -> PyResult<()> {
+    let more = conn.state(|state| {
+        state.read_size.learn(count);
+        full || state.hung_up
+    });
+    if more {
         look_again(conn);
         return Ok(());
     }
@@ -126,7 +134,8 @@ fn ran_dry(conn: Conn<'_, '_>) -> PyResult<()> {
     rearmed.map_err(|error| errors::os_error(py, &error))
 }
 
-fn no_data<T>(conn: Conn<'_, '_>, read: Read<T>) -> PyResult<()> {
+/// Sees to what follows from having received nothing.
+pub fn no_data<T>(conn: Conn<'_, '_>, read: Read<T>) -> PyResult<()> {
     match read {
         Read::Some(..) | Read::Nothing => ran_dry(conn),
         Read::End => end(conn),

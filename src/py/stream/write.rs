@@ -15,7 +15,7 @@ use zloop_backends::{AnyBackend, Backend, Interest, MAX_SLICES, Sent, Token};
 use super::super::event_loop::EventLoop;
 use super::super::transport::{SILENT_DROPS, exact_bytes, log, snapshot, tell_protocol};
 use super::super::{context, errors, pipe, run, tls};
-use super::{Conn, attach, close, with_conn};
+use super::{Conn, attach, close, is_native, with_conn};
 use crate::io::WriteQueue;
 
 /// `transport.write(data)`.
@@ -26,12 +26,14 @@ pub fn write(conn: Conn<'_, '_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
 
 /// The same for bytes that are ours already.
 pub fn write_owned(conn: Conn<'_, '_>, data: PyBackedBytes) -> PyResult<()> {
-    check_open(conn, "write", "write")?;
-    if data.is_empty() || drops(conn)? {
+    if !conn.state(|state| state.takes_writes()) {
+        check_open(conn, "write", "write")?;
+        return if data.is_empty() { Ok(()) } else { drops(conn).map(drop) };
+    }
+    if data.is_empty() {
         return Ok(());
     }
-    conn.state(|state| state.queue.push(data));
-    added(conn)
+    add(conn, |queue| queue.push(data))
 }
 
 /// `transport.writelines(list_of_data)`.
@@ -55,8 +57,7 @@ pub fn writelines(conn: Conn<'_, '_>, lines: &Bound<'_, PyAny>) -> PyResult<()> 
             buffers.push(PyBackedBytes::from(buffer));
         }
     }
-    conn.state(|state| buffers.into_iter().for_each(|buffer| state.queue.push(buffer)));
-    added(conn)
+    add(conn, |queue| buffers.into_iter().for_each(|buffer| queue.push(buffer)))
 }
 
 fn check_open(conn: Conn<'_, '_>, call: &str, busy: &str) -> PyResult<()> {
@@ -84,10 +85,11 @@ fn drops(conn: Conn<'_, '_>) -> PyResult<bool> {
     Ok(lost > 0)
 }
 
-/// Bytes were added to the queue: sends them now, or at the end of the callback if there are few of them.
-fn added(conn: Conn<'_, '_>) -> PyResult<()> {
+/// Adds to the queue, and sends it now, or at the end of the callback if there is little in it.
+fn add(conn: Conn<'_, '_>, push: impl FnOnce(&mut WriteQueue<PyBackedBytes>)) -> PyResult<()> {
     let core = conn.event_loop.get();
     let (now, later) = conn.state(|state| {
+        push(&mut state.queue);
         if state.blocked || state.in_flight || state.queue.is_empty() {
             return (false, false);
         }
@@ -114,7 +116,10 @@ fn added(conn: Conn<'_, '_>) -> PyResult<()> {
 pub fn flush_dirty(this: &Bound<'_, EventLoop>) -> PyResult<()> {
     let py = this.py();
     while let Some(transport) = this.get().state.with(py, |state| state.dirty.pop()) {
-        if pipe::flush_written(transport.bind(py))? || tls::flush_written(transport.bind(py))? {
+        if !is_native(transport.bind(py))? {
+            if !pipe::flush_written(transport.bind(py))? {
+                tls::flush_written(transport.bind(py))?;
+            }
             continue;
         }
         let outcome = with_conn(transport.bind(py), |conn| {
@@ -192,7 +197,7 @@ fn send(conn: Conn<'_, '_>) -> io::Result<Flushed> {
             Sent::Done(count) => {
                 // Plain bytes: dropping them runs no code.
                 state.queue.advance(count, drop);
-                return Ok(Flushed::Rest);
+                return Ok(if state.queue.is_empty() { Flushed::Stop } else { Flushed::Rest });
             }
             Sent::Blocked => state.blocked = true,
             Sent::Pending => state.in_flight = true,
