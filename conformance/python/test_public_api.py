@@ -29,7 +29,6 @@ def test_the_gil_stays_off(script):
     """An extension that does not say that it can do without turns it on when it is imported."""
     code = """
 import sys
-import sysconfig
 loop = new_event_loop()
 loop.run_until_complete(asyncio.sleep(0))
 loop.close()

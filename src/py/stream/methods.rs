@@ -169,7 +169,7 @@ pub fn set_protocol_of(conn: Conn<'_, '_>, protocol: &Bound<'_, PyAny>) -> PyRes
         Kind::Tls
     } else if is_buffered(protocol)? {
         Kind::Buffered
-    } else if Stock::get(py)?.is_protocol(protocol) {
+    } else if Stock::get(conn.py())?.is_protocol(protocol) {
         Kind::Reader
     } else {
         Kind::Bytes
