@@ -44,7 +44,9 @@ def recorder(function, calls):
 CLASSES = [(Protocol, "data_received"), (Reader, "feed_data"), (Reader, "_wakeup_waiter")]
 
 
-@pytest.mark.parametrize(("owner", "name"), CLASSES, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("owner", "name"), CLASSES, ids=lambda value: getattr(value, "__name__", value)
+)
 def test_what_replaces_a_method_of_the_class_is_called(run, monkeypatch, owner, name):
     async def main():
         calls = []
@@ -160,7 +162,9 @@ def test_a_view_of_the_buffer_fails_as_on_asyncio(compare, size):
             report = reports.one()
             return report["message"], type(report["exception"]), bytes(reader._buffer)
 
-    message, error, left = compare(lambda loop, reports: loop.run_until_complete(scenario(loop, reports)))
+    message, error, left = compare(
+        lambda loop, reports: loop.run_until_complete(scenario(loop, reports))
+    )
     assert (error, left) == (BufferError, b"kept")
     assert "data_received" in message
 
@@ -273,7 +277,11 @@ def test_limits_of_any_kind(compare):
                 seen.append(transport.is_reading())
         return seen
 
-    assert compare(lambda loop, reports: loop.run_until_complete(scenario(loop, reports))) == [False, False, True]
+    assert compare(lambda loop, reports: loop.run_until_complete(scenario(loop, reports))) == [
+        False,
+        False,
+        True,
+    ]
 
 
 class Loud(bytearray):

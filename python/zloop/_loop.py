@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncGenerator, Callable
 
+    # Here, because stubtest does not know what it is.
+    _Ts = TypeVarTuple("_Ts")
+
 _T = TypeVar("_T")
-_Ts = TypeVarTuple("_Ts")
 
 
 class Loop(ProcessMethods):

@@ -106,7 +106,9 @@ pub fn extended_by<E>(
 #[inline]
 pub fn append(buffer: &Bound<'_, PyByteArray>, bytes: &[u8]) -> PyResult<()> {
     let filled = extended_by(buffer, bytes.len(), |room| {
-        room.write_copy_of_slice(bytes);
+        for (slot, byte) in room.iter_mut().zip(bytes) {
+            slot.write(*byte);
+        }
         Ok::<_, Infallible>(bytes.len())
     });
     filled.map(drop)
