@@ -51,7 +51,7 @@ async def burden(load: Path, *arguments: str) -> None:
 async def echo(load: Path) -> None:
     """Echo messages, small ones most, in each of the three ways."""
     for mode in ("proto", "buffered", "streams"):
-        address = spelled(await listen(mode, None))
+        address = spelled(await listen(mode, None, None))
         for size, connections in [("1024", "8"), ("1024", "64"), ("10240", "8"), ("102400", "8")]:
             await burden(
                 load, "echo", "--connect", address, "--size", size, "--connections", connections
