@@ -24,6 +24,8 @@ CHECKS = {
     "ruff": [str(BIN / "ruff"), "check", "."],
     "ruff format": [str(BIN / "ruff"), "format", "--check", "--quiet", "."],
     "mypy --strict": [str(BIN / "mypy")],
+    # By itself, because programs of the benchmarks and examples share names.
+    "mypy --strict, benches": [str(BIN / "mypy"), "--python-version", "3.14", "benches"],
     "stubtest": [sys.executable, "-m", "mypy.stubtest", "zloop"],
     "shell syntax": ["sh", "-n", "scripts/find-python"],
 }

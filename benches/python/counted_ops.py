@@ -12,9 +12,8 @@ import asyncio
 import gc
 import os
 import socket
-from collections.abc import Awaitable, Callable
 
-from loop_ops import BATCH, operations
+from loop_ops import BATCH, Operation, operations
 from loops import LoopFactory, loop_factory, settle_allocator
 
 ECHO = "echo 1 KiB, protocol"
@@ -80,12 +79,12 @@ async def idle(_: int) -> None:
     """Do nothing: what starting and ending a measurement costs."""
 
 
-def counted() -> dict[str, Callable[[int], Awaitable[None]]]:
+def counted() -> dict[str, Operation]:
     """Return every operation that is counted, by its name."""
     return {**{name: operations[name][0] for name in COMPUTING}, ECHO: echo}
 
 
-def count(name: str, run: Callable[[int], Awaitable[None]], factory: LoopFactory) -> None:
+def count(name: str, run: Operation, factory: LoopFactory) -> None:
     """Carry out one operation between two marks, in a loop that has warmed up."""
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(run(BATCH))

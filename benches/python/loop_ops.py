@@ -16,10 +16,10 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
-from typing import cast
+from typing import Any, cast
 
 from loops import LoopFactory, loop_factory, settle_allocator
 
@@ -27,7 +27,7 @@ from loops import LoopFactory, loop_factory, settle_allocator
 BATCH = 1000
 IDLE_CONNECTIONS = 250
 
-Operation = Callable[[int], Awaitable[None]]
+Operation = Callable[[int], Coroutine[Any, Any, None]]
 operations: dict[str, tuple[Operation, str]] = {}
 
 
@@ -264,7 +264,7 @@ class Returner(asyncio.Protocol):
     """Writes what it receives."""
 
     def __init__(self, write: Callable[[bytes], None]) -> None:
-        self.data_received = write  # type: ignore[method-assign]
+        self.data_received = write  # type: ignore[method-assign, assignment]
 
 
 class Rally(asyncio.SubprocessProtocol, asyncio.Protocol):
