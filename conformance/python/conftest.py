@@ -24,7 +24,16 @@ import trustme
 
 import in_threads
 import libkqueue
-from harness import Leaks, LoopFactory, Reports, managed_loop, run_script, tcp_pair
+from harness import (
+    FILE_SIZE,
+    Leaks,
+    LoopFactory,
+    Reports,
+    managed_loop,
+    pattern,
+    run_script,
+    tcp_pair,
+)
 
 # zloop's two ways to TLS: OpenSSL called directly, and Python's own objects.
 ENGINES = ["direct", "portable"]
@@ -255,6 +264,15 @@ class Certificates:
 @pytest.fixture(scope="session")
 def certificates():
     return Certificates()
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A file of FILE_SIZE bytes, open for reading."""
+    path = tmp_path / "file"
+    path.write_bytes(pattern(FILE_SIZE))
+    with open(path, "rb") as file:
+        yield file
 
 
 @pytest.fixture

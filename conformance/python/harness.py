@@ -231,6 +231,11 @@ def scaled(count: int) -> int:
 # Waiting
 
 
+async def value(result):
+    await asyncio.sleep(0)
+    return result
+
+
 async def spin(turns: int = 1) -> None:
     """Let the loop make that many turns."""
     for _ in range(turns):
@@ -292,6 +297,7 @@ def pattern(size: int) -> bytes:
 
 
 FULL = 2_000_000  # more than the buffers of ``tcp_pair`` take
+FILE_SIZE = 3_000_017  # of the fixture ``file``
 
 
 # Protocols
@@ -463,6 +469,23 @@ def outcome(call):
 
 
 # TLS
+
+
+async def tls_pair(loop, certificates, **options):
+    """A client's and a server's (transport, protocol), connected; the options are the client's."""
+    near, far = tcp_pair()
+    near.setblocking(False)
+    far.setblocking(False)
+    return await asyncio.gather(
+        loop.create_connection(
+            Recorder,
+            sock=near,
+            ssl=certificates.client(),
+            server_hostname="localhost",
+            **options,
+        ),
+        loop.connect_accepted_socket(Recorder, far, ssl=certificates.server()),
+    )
 
 
 @contextlib.asynccontextmanager

@@ -1,16 +1,15 @@
-"""loop.sendfile and loop.sock_sendfile."""
+"""loop.sendfile, and where it and loop.sock_sendfile are alike."""
 
 import asyncio
 import os
-import socket
 from asyncio import unix_events
 from unittest import mock
 
 import pytest
 
 from harness import (
+    FILE_SIZE,
     FULL,
-    HOST,
     BufferedRecorder,
     Recorder,
     connect,
@@ -21,27 +20,23 @@ from harness import (
     reset,
     spin,
     tcp_pair,
-    unix_pair,
-    until,
+    tls_pair,
 )
-
-SIZE = 3_000_017
-
-
-@pytest.fixture
-def file(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(pattern(SIZE))
-    with open(path, "rb") as file:
-        yield file
 
 
 @pytest.mark.parametrize(
     ("offset", "count"),
-    [(0, None), (1000, None), (0, 5000), (123_457, 1_000_000), (SIZE, None), (SIZE - 1, 100)],
+    [
+        (0, None),
+        (1000, None),
+        (0, 5000),
+        (123_457, 1_000_000),
+        (FILE_SIZE, None),
+        (FILE_SIZE - 1, 100),
+    ],
 )
 def test_sendfile(run, loop, file, offset, count):
-    expected = pattern(SIZE)[offset:][:count]
+    expected = pattern(FILE_SIZE)[offset:][:count]
 
     async def main():
         async with piped() as (transport, protocol, peer):
@@ -58,11 +53,13 @@ def test_order_with_writes_before_and_after(run, loop, file, size):
     async def main():
         async with piped() as (transport, protocol, peer):
             head, tail = pattern(size), b"tail"
-            reading = loop.run_in_executor(None, recv_exactly, peer, len(head) + SIZE + len(tail))
+            reading = loop.run_in_executor(
+                None, recv_exactly, peer, len(head) + FILE_SIZE + len(tail)
+            )
             transport.write(head)
-            assert await loop.sendfile(transport, file) == SIZE
+            assert await loop.sendfile(transport, file) == FILE_SIZE
             transport.write(tail)
-            assert await reading == head + pattern(SIZE) + tail
+            assert await reading == head + pattern(FILE_SIZE) + tail
 
     run(main())
 
@@ -70,7 +67,7 @@ def test_order_with_writes_before_and_after(run, loop, file, size):
 def test_reading_goes_on_afterwards(run, loop, file):
     async def main():
         async with piped() as (transport, protocol, peer):
-            reading = loop.run_in_executor(None, recv_exactly, peer, SIZE)
+            reading = loop.run_in_executor(None, recv_exactly, peer, FILE_SIZE)
             await loop.sendfile(transport, file)
             await reading
             assert transport.is_reading()
@@ -109,37 +106,25 @@ def test_the_peer_goes_away(run, loop, file):
 def test_a_buffered_protocol(run, loop, file):
     async def main():
         async with piped(BufferedRecorder()) as (transport, protocol, peer):
-            reading = loop.run_in_executor(None, recv_exactly, peer, SIZE)
-            assert await loop.sendfile(transport, file) == SIZE
-            assert await reading == pattern(SIZE)
+            reading = loop.run_in_executor(None, recv_exactly, peer, FILE_SIZE)
+            assert await loop.sendfile(transport, file) == FILE_SIZE
+            assert await reading == pattern(FILE_SIZE)
 
     run(main())
 
 
 def test_over_tls(run, loop, file, certificates):
     """The kernel cannot encrypt: the fallback, or an error if there may be none."""
-    made = []
-
-    def factory():
-        made.append(Recorder())
-        return made[-1]
 
     async def main():
-        server = await loop.create_server(factory, HOST, 0, ssl=certificates.server())
-        address = server.sockets[0].getsockname()
-        transport, protocol = await loop.create_connection(
-            Recorder, *address, ssl=certificates.client()
-        )
+        (transport, protocol), (_, peer) = await tls_pair(loop, certificates)
         with pytest.raises((asyncio.SendfileNotAvailableError, RuntimeError)):
             await loop.sendfile(transport, file, fallback=False)
-        assert await loop.sendfile(transport, file) == SIZE
-        await until(lambda: made)
-        assert await made[0].got(SIZE) == pattern(SIZE)
+        assert await loop.sendfile(transport, file) == FILE_SIZE
+        assert await peer.got(FILE_SIZE) == pattern(FILE_SIZE)
         transport.close()
         await protocol.lost
-        await made[0].lost
-        server.close()
-        await spin(5)
+        await peer.lost
 
     run(main())
 
@@ -208,38 +193,6 @@ def test_what_sendfile_refuses(compare, tmp_path):
     assert found[0][0] == found[1][0] == "ValueError"
 
 
-def test_sock_sendfile(run, loop, file):
-    async def main():
-        near, far = unix_pair()
-        near.setblocking(False)
-        with near, far:
-            reading = loop.run_in_executor(None, recv_exactly, far, SIZE - 500)
-            assert await loop.sock_sendfile(near, file, 500) == SIZE - 500
-            assert await reading == pattern(SIZE)[500:]
-
-    run(main())
-
-
-def test_sock_sendfile_refuses(compare, tmp_path):
-    (tmp_path / "file").write_bytes(b"x")
-
-    def scenario(loop, reports):
-        found = []
-        with open(tmp_path / "file", "rb") as file, socket.socket() as blocking:
-            found.append(
-                outcome(lambda: loop.run_until_complete(loop.sock_sendfile(blocking, file)))
-            )
-            with socket.socket(type=socket.SOCK_DGRAM) as datagram:
-                datagram.setblocking(False)
-                found.append(
-                    outcome(lambda: loop.run_until_complete(loop.sock_sendfile(datagram, file)))
-                )
-        return found
-
-    loop_result = compare(scenario)
-    assert loop_result[1][0] == "ValueError"
-
-
 def test_a_slice_at_a_time(run, loop, loop_factory, file, monkeypatch):
     """A peer that takes all it can get keeps nobody else from running, and what it gets is right."""
     if loop_factory.is_zloop:
@@ -254,11 +207,11 @@ def test_a_slice_at_a_time(run, loop, loop_factory, file, monkeypatch):
     async def main():
         async with piped() as (transport, protocol, peer):
             loop.call_soon(count)
-            for offset, size in ((0, 50_001), (SIZE - 50_001, None), (3, 50_000)):
+            for offset, size in ((0, 50_001), (FILE_SIZE - 50_001, None), (3, 50_000)):
                 before = turns
                 assert await loop.sendfile(transport, file, offset, size) == (size or 50_001)
                 assert turns - before >= (48 if loop_factory.is_zloop else 1)
-                expected = pattern(SIZE)[offset:][:size]
+                expected = pattern(FILE_SIZE)[offset:][:size]
                 assert recv_exactly(peer, len(expected)) == expected
                 assert file.tell() == offset + len(expected)
 
@@ -392,7 +345,7 @@ def test_without_the_system_call(compare, tmp_path, fallback):
 
 
 def test_nothing_is_written_meanwhile(compare, tmp_path):
-    (tmp_path / "file").write_bytes(bytes(SIZE))
+    (tmp_path / "file").write_bytes(bytes(FILE_SIZE))
 
     def scenario(loop, reports):
         async def main():
@@ -409,8 +362,8 @@ def test_nothing_is_written_meanwhile(compare, tmp_path):
                         transport.is_closing(),
                         task.done(),
                     ]
-                    got = await loop.run_in_executor(None, recv_exactly, peer, SIZE)
-                    found += [await task, got == bytes(SIZE), transport.is_reading()]
+                    got = await loop.run_in_executor(None, recv_exactly, peer, FILE_SIZE)
+                    found += [await task, got == bytes(FILE_SIZE), transport.is_reading()]
                     transport.write(b"x")
                     found.append(await loop.run_in_executor(None, recv_exactly, peer, 1))
                     return found
@@ -432,9 +385,9 @@ def test_one_file_at_a_time(run, loop, loop_factory, file):
             await spin(3)
             with pytest.raises(RuntimeError, match="Empty waiter is already set"):
                 await loop.sendfile(transport, file)
-            reading = loop.run_in_executor(None, recv_exactly, peer, SIZE)
-            assert await task == SIZE
-            assert await reading == pattern(SIZE)
+            reading = loop.run_in_executor(None, recv_exactly, peer, FILE_SIZE)
+            assert await task == FILE_SIZE
+            assert await reading == pattern(FILE_SIZE)
             assert transport.is_reading()
 
     run(main())
@@ -455,7 +408,7 @@ def test_many_at_once_behind_what_each_has_written(run, loop, file):
             transport.write(head)
             sending = loop.create_task(loop.sendfile(transport, file, number, 500_000))
             got = await loop.run_in_executor(None, recv_exactly, far, len(head) + 500_000)
-            assert got == head + pattern(SIZE)[number:][:500_000]
+            assert got == head + pattern(FILE_SIZE)[number:][:500_000]
             assert await sending == 500_000
             transport.close()
             await protocol.lost
@@ -469,7 +422,7 @@ def test_many_at_once_behind_what_each_has_written(run, loop, file):
 
 
 def test_a_reset_in_the_middle(compare, tmp_path):
-    (tmp_path / "file").write_bytes(bytes(SIZE))
+    (tmp_path / "file").write_bytes(bytes(FILE_SIZE))
 
     def scenario(loop, reports):
         async def main():
@@ -482,7 +435,7 @@ def test_a_reset_in_the_middle(compare, tmp_path):
                     reset(peer)
                     with pytest.raises(ConnectionError):
                         await asyncio.wait_for(task, 5)
-                    found = 0 < file.tell() < SIZE
+                    found = 0 < file.tell() < FILE_SIZE
                     # Whether the sender has taken the error from the socket already is the kernel's business.
                     await protocol.lost
             return found
@@ -499,9 +452,9 @@ def test_another_protocol_in_the_middle(run, loop, file):
             await spin(3)
             other = Recorder()
             transport.set_protocol(other)
-            reading = loop.run_in_executor(None, recv_exactly, peer, SIZE)
-            assert await task == SIZE
-            assert await reading == pattern(SIZE)
+            reading = loop.run_in_executor(None, recv_exactly, peer, FILE_SIZE)
+            assert await task == FILE_SIZE
+            assert await reading == pattern(FILE_SIZE)
             assert transport.get_protocol() is other
             peer.send(b"answer")
             assert await other.got(6) == b"answer"
@@ -530,7 +483,7 @@ def test_what_a_cancelled_one_leaves_behind(run, loop, loop_factory, file, plain
                 await task
             await spin(2)
             position = file.tell()
-            reading = loop.run_in_executor(None, recv_exactly, far, 2 * SIZE)
+            reading = loop.run_in_executor(None, recv_exactly, far, 2 * FILE_SIZE)
             if plain:
                 with pytest.raises(KeyError):
                     loop._selector.get_key(near)
@@ -543,8 +496,8 @@ def test_what_a_cancelled_one_leaves_behind(run, loop, loop_factory, file, plain
                 await protocol.lost
             got = await reading
             sent = len(got) - 4
-            assert 0 < sent < SIZE
-            assert got == pattern(SIZE)[:sent] + b"tail"
+            assert 0 < sent < FILE_SIZE
+            assert got == pattern(FILE_SIZE)[:sent] + b"tail"
             # asyncio leaves the file where it was.
             assert position == (sent if loop_factory.is_zloop else 0)
 
@@ -564,7 +517,7 @@ def test_closing_in_the_middle(run, loop, loop_factory, file, how):
             assert await protocol.lost is None
             with pytest.raises(ConnectionError, match="Connection is closed by peer"):
                 await task
-            assert 0 < file.tell() < SIZE
+            assert 0 < file.tell() < FILE_SIZE
 
     run(main())
 
@@ -573,7 +526,7 @@ def test_a_file_closed_in_the_middle(run, loop, loop_factory, tmp_path):
     """Its number may be another file's by then, so nothing is sent from that."""
     if not loop_factory.is_zloop:
         pytest.skip("asyncio goes on with the number, whatever it stands for")
-    (tmp_path / "file").write_bytes(pattern(SIZE))
+    (tmp_path / "file").write_bytes(pattern(FILE_SIZE))
 
     async def main():
         async with piped() as (transport, protocol, peer):
@@ -581,8 +534,8 @@ def test_a_file_closed_in_the_middle(run, loop, loop_factory, tmp_path):
                 number = file.fileno()
                 task = loop.create_task(loop.sendfile(transport, file))
                 await spin(3)
-            reading = loop.run_in_executor(None, recv_exactly, peer, SIZE)
-            (tmp_path / "other").write_bytes(bytes([255]) * SIZE)
+            reading = loop.run_in_executor(None, recv_exactly, peer, FILE_SIZE)
+            (tmp_path / "other").write_bytes(bytes([255]) * FILE_SIZE)
             with open(tmp_path / "other", "rb") as other:
                 assert other.fileno() == number
                 with pytest.raises(ValueError, match="closed file"):
@@ -591,50 +544,6 @@ def test_a_file_closed_in_the_middle(run, loop, loop_factory, tmp_path):
             transport.close()
             await protocol.lost
             sent = await reading
-            assert pattern(SIZE).startswith(sent)
-
-    run(main())
-
-
-def test_sock_sendfile_waits_its_turn(compare, tmp_path):
-    """On a socket that a transport owns, nobody waits; one in use by a reader is no hindrance."""
-    (tmp_path / "file").write_bytes(pattern(SIZE))
-
-    def scenario(loop, reports):
-        async def main():
-            with open(tmp_path / "file", "rb") as file:
-                near, far = tcp_pair()
-                near.setblocking(False)
-                with near, far:
-                    receiving = loop.create_task(loop.sock_recv(near, 10))
-                    reading = loop.run_in_executor(None, recv_exactly, far, SIZE)
-                    sent = await loop.sock_sendfile(near, file)
-                    got = await reading
-                    far.send(b"x")
-                    found = [sent, got == pattern(SIZE), await receiving]
-                async with piped() as (transport, protocol, peer):
-                    try:
-                        await loop.sock_sendfile(transport._sock, file)
-                    except RuntimeError as exc:
-                        found.append("is used by transport" in str(exc))
-            return found
-
-        return loop.run_until_complete(main())
-
-    found = compare(scenario)
-    assert found == [SIZE, True, b"x", True]
-
-
-def test_a_socket_of_a_class_of_its_own(run, loop, file):
-    class Socket(socket.socket):
-        pass
-
-    async def main():
-        near, far = tcp_pair()
-        with Socket(fileno=near.detach()) as near, far:
-            near.setblocking(False)
-            reading = loop.run_in_executor(None, recv_exactly, far, 1_000_000)
-            assert await loop.sock_sendfile(near, file, 7, 1_000_000) == 1_000_000
-            assert await reading == pattern(SIZE)[7:][:1_000_000]
+            assert pattern(FILE_SIZE).startswith(sent)
 
     run(main())

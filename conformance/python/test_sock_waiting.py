@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from harness import HOST, connect, spin, tcp_pair, unix_pair, until
+from harness import HOST, connect, reset, spin, tcp_pair, unix_pair, until
 from test_sock_edges import ARGUMENTS, WAITING
 
 
@@ -173,12 +173,11 @@ def test_the_other_end_goes_while_waiting(run, loop):
                 task = loop.create_task(loop.sock_recv(near, 100))
                 await spin(2)
                 if ending == "reset":
-                    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-                far.close()
-                if ending == "reset":
+                    reset(far)
                     with pytest.raises(ConnectionResetError):
                         await task
                 else:
+                    far.close()
                     assert await task == b""
 
     run(main())
@@ -191,8 +190,7 @@ def test_a_send_fails_while_waiting(run, loop):
         with near:
             task = loop.create_task(loop.sock_sendall(near, b"x" * 20_000_000))
             await asyncio.sleep(0.002)
-            far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            far.close()
+            reset(far)
             with pytest.raises((ConnectionResetError, BrokenPipeError)):
                 await task
 

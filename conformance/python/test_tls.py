@@ -17,6 +17,7 @@ from harness import (
     silent,
     spin,
     tcp_pair,
+    tls_pair,
     tls_server,
     until,
 )
@@ -241,26 +242,16 @@ def test_a_shutdown_timeout(run, loop, certificates):
     """A peer that never answers close_notify does not hold the connection for ever."""
 
     async def main():
-        near, far = tcp_pair()
-        near.setblocking(False)
-        far.setblocking(False)
-        left, right = Recorder(), Recorder()
-        first, second = await asyncio.gather(
-            loop.create_connection(
-                lambda: left, sock=near, ssl=certificates.client(), server_hostname="localhost",
-                ssl_shutdown_timeout=0.03,
-            ),
-            loop.connect_accepted_socket(lambda: right, far, ssl=certificates.server()),
-        )  # fmt: skip
+        first, second = await tls_pair(loop, certificates, ssl_shutdown_timeout=0.03)
         second[0]._ssl_protocol._transport.pause_reading() if hasattr(
             second[0], "_ssl_protocol"
         ) else None
         start = loop.time()
         first[0].close()
-        await asyncio.wait_for(left.lost, 5)
+        await asyncio.wait_for(first[1].lost, 5)
         assert loop.time() - start < 2
         second[0].abort()
-        await asyncio.wait_for(right.lost, 5)
+        await asyncio.wait_for(second[1].lost, 5)
 
     run(main())
 
@@ -306,44 +297,19 @@ def test_closing_before_all_has_come(run, loop, certificates, paused):
 
 
 def test_abort(run, loop, certificates):
-    made = []
-
-    def factory():
-        made.append(Recorder())
-        return made[-1]
-
     async def main():
-        server = await loop.create_server(factory, HOST, 0, ssl=certificates.server())
-        address = server.sockets[0].getsockname()
-        transport, protocol = await loop.create_connection(
-            Recorder, *address, ssl=certificates.client()
-        )
-        await until(lambda: made and made[0].transport)
+        (transport, protocol), (peer, accepted) = await tls_pair(loop, certificates)
         transport.write(b"x" * 3_000_000)
         transport.abort()
         assert await protocol.lost is None
-        await made[0].lost
-        server.close()
-        await spin(5)
+        await accepted.lost
 
     run(main())
 
 
 def test_writing_and_pausing(run, loop, certificates):
-    made = []
-
-    def factory():
-        made.append(Recorder())
-        return made[-1]
-
     async def main():
-        server = await loop.create_server(factory, HOST, 0, ssl=certificates.server())
-        address = server.sockets[0].getsockname()
-        transport, protocol = await loop.create_connection(
-            Recorder, *address, ssl=certificates.client()
-        )
-        await until(lambda: made and made[0].transport)
-        peer = made[0].transport
+        (transport, protocol), (peer, accepted) = await tls_pair(loop, certificates)
         peer.pause_reading()
         transport.set_write_buffer_limits(high=100_000)
         data = pattern(15_000_000)
@@ -351,13 +317,11 @@ def test_writing_and_pausing(run, loop, certificates):
         transport.write(data[10_000_000:])
         assert "pause" in protocol.names
         peer.resume_reading()
-        assert await made[0].got(len(data)) == data
+        assert await accepted.got(len(data)) == data
         await until(lambda: "resume" in protocol.names)
         transport.close()
         await protocol.lost
-        await made[0].lost
-        server.close()
-        await spin(5)
+        await accepted.lost
 
     run(main())
 

@@ -13,10 +13,9 @@ import pytest
 
 from harness import (
     HOST,
-    Recorder,
     piped,
     spin,
-    tcp_pair,
+    tls_pair,
     until,
 )
 
@@ -124,18 +123,9 @@ def test_trap_27_tls_that_is_cut_off(run, loop, certificates, tolerate_reports):
     """The peer vanishes in the middle of a transfer: connection_lost comes, nothing hangs."""
 
     async def main():
-        near, far = tcp_pair()
-        near.setblocking(False)
-        far.setblocking(False)
-        left, right = Recorder(), Recorder()
-        first, second = await asyncio.gather(
-            loop.create_connection(
-                lambda: left, sock=near, ssl=certificates.client(), server_hostname="localhost"
-            ),
-            loop.connect_accepted_socket(lambda: right, far, ssl=certificates.server()),
-        )
-        first[0].write(b"x" * 5_000_000)
-        second[0].abort()
+        (near, left), (far, right) = await tls_pair(loop, certificates)
+        near.write(b"x" * 5_000_000)
+        far.abort()
         await asyncio.wait_for(left.lost, 5)
         await asyncio.wait_for(right.lost, 5)
 
@@ -146,25 +136,16 @@ def test_trap_28_sendfile_over_tls(run, loop, certificates, tmp_path):
     (tmp_path / "file").write_bytes(b"content")
 
     async def main():
-        near, far = tcp_pair()
-        near.setblocking(False)
-        far.setblocking(False)
-        left, right = Recorder(), Recorder()
-        first, second = await asyncio.gather(
-            loop.create_connection(
-                lambda: left, sock=near, ssl=certificates.client(), server_hostname="localhost"
-            ),
-            loop.connect_accepted_socket(lambda: right, far, ssl=certificates.server()),
-        )
+        (near, left), (far, right) = await tls_pair(loop, certificates)
         with open(tmp_path / "file", "rb") as file:
             with pytest.raises((RuntimeError, asyncio.SendfileNotAvailableError)):
-                await loop.sendfile(first[0], file, fallback=False)
-            await loop.sendfile(first[0], file)
+                await loop.sendfile(near, file, fallback=False)
+            await loop.sendfile(near, file)
         assert await right.got(7) == b"content"
-        first[0].close()
+        near.close()
         await left.lost
         await right.lost
-        assert second[0].is_closing()
+        assert far.is_closing()
 
     run(main())
 
