@@ -152,6 +152,29 @@ def test_the_engine_of_tls_reaches_the_suite(tls: str, monkeypatch: pytest.Monke
     assert tls == "auto" or own == "portable\n"
 
 
+def test_what_fails_on_asyncio_now_and_then_excuses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suites, "CACHE", tmp_path)
+    runs = [report_of(a="passed", b="failed", c="hung"), report_of(b="passed", c="failed")]
+    runs.append(report_of(c="failed"))
+    asked: list[list[str] | None] = []
+
+    def run_suite(suite: object, loop: str, only: list[str] | None = None, tls: str = "") -> Report:
+        asked.append(only)
+        return runs.pop(0)
+
+    monkeypatch.setattr(run, "run_suite", run_suite)
+    made = run.baseline(load()["starlette"], "asyncio")
+    assert asked == [None, ["b", "c"], ["c"]]
+    assert {t: r.outcome for t, r in made.results.items()} == {
+        "a": "passed",
+        "b": "passed",
+        "c": "hung",
+    }
+    assert run.baseline(load()["starlette"], "asyncio") == made  # kept
+
+
 def report_of(zloop: int = 1, **outcomes: str) -> Report:
     results = {test: Result(outcome) for test, outcome in outcomes.items()}
     return Report(results, {"zloop": zloop, "asyncio": 1})
