@@ -9,6 +9,7 @@ use zloop_backends::child::{Child, Exit};
 
 use super::event_loop::EventLoop;
 use super::native::{Args, Method, method};
+use super::state::Waiter;
 use super::transport::{Answer, flag, log, required};
 use super::{errors, watch};
 
@@ -49,7 +50,7 @@ fn wait_for_child<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'
     let Ok(child) = Child::open(pid) else { return Ok(flag(py, false)) };
     let fd = child.fd().into_pyobject(py)?.into_any();
     let waited = Bound::new(py, Waited { pid, child, event_loop: this.clone().unbind(), callback, argument })?;
-    watch::add(this, &fd, Interest::READ, waited.into_any(), PyTuple::empty(py))?;
+    watch::add(this, &fd, Interest::READ, waited.into_any(), PyTuple::empty(py), Waiter::Handle)?;
     Ok(flag(py, true))
 }
 

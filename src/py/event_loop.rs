@@ -20,7 +20,7 @@ use super::cell::Guarded;
 use super::errors;
 use super::handle::{self, Callback, HandleTypes, new_handle};
 use super::native::Positional;
-use super::state::{Item, Source, State};
+use super::state::{Item, Source, State, Waiter};
 use super::{backends, exit, native, run, stream, watch};
 #[cfg(Py_GIL_DISABLED)]
 use crate::sched::Inbox;
@@ -174,7 +174,7 @@ impl EventLoop {
 
     /// Has the loop flush this transport when the running callback returns.
     pub fn mark_dirty(&self, py: Python<'_>, transport: Py<PyAny>) {
-        self.change(py, |state| state.dirty.push(transport));
+        self.change(py, |state| state.dirty.push_back(transport));
     }
 
     /// Whether tasks are made by a factory of the user's.
@@ -375,7 +375,7 @@ impl EventLoop {
         callback: Bound<'py, PyAny>,
         args: Bound<'py, PyTuple>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        watch::add(this, fd, Interest::READ, callback, args)
+        watch::add(this, fd, Interest::READ, callback, args, Waiter::Handle)
     }
 
     /// Watches an fd for writing; `callback(*args)` is called whenever it is writable.
@@ -386,7 +386,7 @@ impl EventLoop {
         callback: Bound<'py, PyAny>,
         args: Bound<'py, PyTuple>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        watch::add(this, fd, Interest::WRITE, callback, args)
+        watch::add(this, fd, Interest::WRITE, callback, args, Waiter::Handle)
     }
 
     /// Calls `callback(*args)` when a child process has ended, where the backend can tell.

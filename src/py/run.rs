@@ -10,7 +10,7 @@ use super::event_loop::EventLoop;
 use super::handle::{self, HandleTypes};
 use super::state::{Item, Source, State};
 use super::{context, debug, stream, watch};
-use crate::sched::System;
+use crate::sched::{Hold, System};
 
 /// The most events of one wait; the rest come with the next.
 pub const EVENTS: usize = 512;
@@ -156,15 +156,21 @@ impl<'py> Turn<'_, 'py> {
 
     fn run(&mut self, batch: usize) -> PyResult<()> {
         let (py, core) = (self.this.py(), self.this.get());
+        let mut hold = Hold::begin(batch, &System);
+        // What a protocol answers when it gets data is not held back: with so little in between, the peer is awake.
+        let mut answers = false;
         (0..batch).try_for_each(|_| {
-            let (item, written) = core.state.with(py, |state| {
+            let (item, leaves) = core.state.with(py, |state| {
                 state.fresh.settle(self.types);
-                (state.sched.pop(), !state.dirty.is_empty())
+                let written = state.dirty.len();
+                (state.sched.pop(), (answers && written > 0) || hold.is_over(written, &System))
             });
-            if written {
+            if leaves {
                 self.shared.leave()?;
                 stream::flush_dirty(self.this)?;
+                hold.restart(&System);
             }
+            answers = !matches!(item, Some(Item::Handle(_)));
             match item {
                 Some(item) if core.is_debug() => debug::run(self.this, item, |item| self.run_item(item)),
                 Some(item) => self.run_item(item),

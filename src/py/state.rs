@@ -1,7 +1,7 @@
 //! What a loop owns: its queues, its backend and everything registered with it.
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::os::fd::RawFd;
@@ -50,13 +50,15 @@ pub enum Source {
 pub enum Waiter {
     /// A handle, which runs each time.
     Handle(Py<PyAny>),
+    /// That of a transport of ours, which does not mind if a busy loop asks the kernel later.
+    Transport(Py<PyAny>),
     /// A future of `sock_recv` and its like, which is done the first time.
     Future(Py<PyAny>),
 }
 
 impl Waiter {
     pub fn object(&self) -> &Py<PyAny> {
-        let (Self::Handle(object) | Self::Future(object)) = self;
+        let (Self::Handle(object) | Self::Transport(object) | Self::Future(object)) = self;
         object
     }
 }
@@ -80,7 +82,7 @@ impl Watch {
 
     /// Whether all who wait want one report.
     pub fn is_for_futures(&self) -> bool {
-        !matches!((&self.reader, &self.writer), (Some(Waiter::Handle(_)), _) | (_, Some(Waiter::Handle(_))))
+        [&self.reader, &self.writer].into_iter().flatten().all(|waiter| matches!(waiter, Waiter::Future(_)))
     }
 
     /// The place for who waits in one direction.
@@ -132,8 +134,8 @@ pub struct State {
     pub sources: Slots<Source>,
     /// Who owns an fd: its watch or its stream transport.
     pub fds: HashMap<RawFd, Token, BuildHasherDefault<SpreadFd>>,
-    /// Stream transports and TLS protocols that the running callback has written to.
-    pub dirty: Vec<Py<PyAny>>,
+    /// Stream transports and TLS protocols that the last callbacks have written to, and that have not sent it.
+    pub dirty: VecDeque<Py<PyAny>>,
     /// Where small messages are read; made when the first one comes.
     scratch: Vec<u8>,
     /// There have been transports that asyncio's own table knows.
@@ -194,6 +196,7 @@ impl State {
                             self.slice.end();
                             self.sched.push(Item::Handle(handle.clone_ref(py)));
                         }
+                        Some(Waiter::Transport(handle)) => self.sched.push(Item::Handle(handle.clone_ref(py))),
                         Some(Waiter::Future(_)) => self.sched.push(Item::Ready(token, direction)),
                         None => {}
                     }

@@ -16,13 +16,14 @@ use super::event_loop::EventLoop;
 use super::handle::new_watcher;
 use super::state::{Source, State, Waiter, Watch};
 
-/// Sets the handle of one direction, cancelling the one that was there, as asyncio does.
+/// Sets the handle of one direction, cancelling the one that was there, as asyncio does. `waiter` says whose it is.
 pub fn add<'py>(
     this: &Bound<'py, EventLoop>,
     fd: &Bound<'py, PyAny>,
     direction: Interest,
     function: Bound<'py, PyAny>,
     args: Bound<'py, PyTuple>,
+    waiter: fn(Py<PyAny>) -> Waiter,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = this.py();
     let core = this.get();
@@ -35,7 +36,7 @@ pub fn add<'py>(
         .with(py, |state| {
             state.slice.end();
             let file = (!file.is_instance_of::<PyInt>()).then(|| file.clone().unbind());
-            set(state, (fd, file), direction, Waiter::Handle(handle.clone().unbind()))
+            set(state, (fd, file), direction, waiter(handle.clone().unbind()))
         })
         .map_err(|error| errors::os_error(py, &error))?;
     cancel(py, old)?;
@@ -118,7 +119,7 @@ pub fn on_ready(this: &Bound<'_, EventLoop>, token: Token, direction: Interest) 
     // If the other direction could not be watched any longer, whoever waits for it learns the reason by trying.
     [waiter, lost].into_iter().flatten().try_for_each(|waiter| match waiter {
         Waiter::Future(future) => finish(future.bind(py)),
-        Waiter::Handle(_) => Ok(()),
+        Waiter::Handle(_) | Waiter::Transport(_) => Ok(()),
     })
 }
 
@@ -235,7 +236,7 @@ fn take_if_unused(state: &mut State, fd: RawFd, token: Token) -> Option<Source> 
 /// Tells a handle that it is out. A future that lost its place waits until it is cancelled, as on asyncio.
 fn cancel(py: Python<'_>, waiter: Option<Waiter>) -> PyResult<()> {
     match waiter {
-        Some(Waiter::Handle(handle)) => handle.call_method0(py, "cancel").map(drop),
+        Some(Waiter::Handle(handle) | Waiter::Transport(handle)) => handle.call_method0(py, "cancel").map(drop),
         Some(Waiter::Future(_)) | None => Ok(()),
     }
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod clock;
+mod hold;
 mod inbox;
 mod slice;
 mod timers;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use zloop_backends::Wait;
 
 pub use clock::{System, monotonic};
+pub use hold::Hold;
 pub use inbox::Inbox;
 pub use slice::{Clocks, Slice};
 pub use timers::Timers;

@@ -30,6 +30,7 @@ use zloop_backends::{FileKind, Interest, set_nonblocking};
 use super::cell::Guarded;
 use super::event_loop::EventLoop;
 use super::native::{Args, Method, method};
+use super::state::Waiter;
 use super::transport::{Answer, TransportType, explain, flag, none, required};
 use super::{context, errors, watch};
 use crate::io::{ReadSize, Watermark, WriteQueue};
@@ -101,7 +102,8 @@ impl<'py> End<'_, 'py> {
     fn watch(self, direction: Interest, method: &str) -> PyResult<()> {
         let fd = self.fd().into_pyobject(self.py())?.into_any();
         let callback = self.transport.getattr(method)?;
-        watch::add(self.event_loop, &fd, direction, callback, PyTuple::empty(self.py())).map(drop)
+        let none = PyTuple::empty(self.py());
+        watch::add(self.event_loop, &fd, direction, callback, none, Waiter::Transport).map(drop)
     }
 
     fn unwatch(self, direction: Interest) -> PyResult<()> {

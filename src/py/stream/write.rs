@@ -1,4 +1,5 @@
-//! Sending: what one callback writes to a transport is gathered and leaves together when the callback returns.
+//! Sending: what one callback writes to a transport is gathered and leaves together when the callback returns, or with
+//! the data of others in a turn of many callbacks.
 //!
 //! Whoever needs to know how much has left (`get_write_buffer_size`, `close`, limits of flow control) has it flushed
 //! first, so that only the system calls differ from sending at once, never what a program observes.
@@ -112,10 +113,11 @@ fn add(conn: Conn<'_, '_>, push: impl FnOnce(&mut WriteQueue<PyBackedBytes>)) ->
     pause_if_full(conn)
 }
 
-/// Flushes every transport, pipes included, that the last callback wrote to. The loop calls it after each callback.
+/// Flushes every transport, pipes included, that the last callbacks wrote to, in the order of the first write to each.
+/// The loop calls it after each callback, or after a few in a turn of many.
 pub fn flush_dirty(this: &Bound<'_, EventLoop>) -> PyResult<()> {
     let py = this.py();
-    while let Some(transport) = this.get().state.with(py, |state| state.dirty.pop()) {
+    while let Some(transport) = this.get().state.with(py, |state| state.dirty.pop_front()) {
         if !is_native(transport.bind(py))? {
             if !pipe::flush_written(transport.bind(py))? {
                 tls::flush_written(transport.bind(py))?;

@@ -1,0 +1,115 @@
+"""Turns of many callbacks that write: what they wrote leaves in order, and nobody who asks is kept waiting."""
+
+import asyncio
+import contextlib
+import socket
+
+import pytest
+
+from harness import piped, recv_exactly, spin, unix_pair
+
+# More callbacks and transports than zloop waits for.
+CROWD = 40
+
+
+@contextlib.asynccontextmanager
+async def crowd(size=CROWD):
+    """So many transports, each with the blocking socket at its other end."""
+    async with contextlib.AsyncExitStack() as stack:
+        pipes = [await stack.enter_async_context(piped(sockets=unix_pair)) for _ in range(size)]
+        yield [(transport, peer) for transport, _, peer in pipes]
+
+
+def is_there(peer: socket.socket) -> bool:
+    """Whether something can be received at once."""
+    try:
+        return bool(peer.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return False
+
+
+def received(pairs, expected):
+    return [recv_exactly(peer, len(data)) for (_, peer), data in zip(pairs, expected, strict=True)]
+
+
+def test_all_of_them_are_served(run, loop):
+    async def main():
+        async with crowd() as pairs:
+            for turn in range(3):
+                for number, (transport, _) in enumerate(pairs):
+                    for part in (b"<", b"%d:%d" % (turn, number), b">"):
+                        loop.call_soon(transport.write, part)
+                expected = [b"<%d:%d>" % (turn, number) for number in range(CROWD)]
+                assert await loop.run_in_executor(None, received, pairs, expected) == expected
+
+    run(main())
+
+
+def test_the_data_of_one_callback_leaves_in_the_order_of_writing(run, loop):
+    """A peer that hears of the last one finds the others' data, too."""
+
+    async def main():
+        async with crowd() as pairs:
+            reader, writer = socket.socketpair()
+            with reader, writer:
+                reader.setblocking(False)
+                last, peer = pairs[-1]
+                for transport, _ in pairs:
+                    loop.call_soon(transport.write, b"x")
+                got = await loop.run_in_executor(None, recv_exactly, peer, 1)
+                assert got == b"x"
+                assert all(is_there(other) for _, other in pairs[:-1])
+
+    run(main())
+
+
+@pytest.mark.parametrize("ask", ["get_write_buffer_size", "write_eof", "close"])
+def test_whoever_asks_in_the_same_turn_has_the_data_sent(run, loop, ask):
+    async def main():
+        async with crowd() as pairs:
+            seen = []
+
+            def look():
+                transport, peer = pairs[0]
+                getattr(transport, ask)()
+                seen.append(is_there(peer))
+
+            for transport, _ in pairs[:4]:
+                loop.call_soon(transport.write, b"data")
+            loop.call_soon(look)
+            for _ in range(CROWD):
+                loop.call_soon(int)
+            await spin(2)
+            assert seen == [True]
+
+    run(main())
+
+
+def test_exceptions_and_the_end_of_the_run_lose_nothing(loop):
+    class Leave(SystemExit):
+        pass
+
+    def leave():
+        raise Leave
+
+    async def start(stack):
+        return await stack.enter_async_context(crowd())
+
+    async def stop(stack):
+        await stack.aclose()
+
+    stack = contextlib.AsyncExitStack()
+    pairs = loop.run_until_complete(start(stack))
+    for ending in (loop.stop, leave):
+        for index, (transport, _) in enumerate(pairs):
+            if index == 7:
+                loop.call_soon(ending)
+            loop.call_soon(transport.write, b"data")
+        with contextlib.suppress(Leave):
+            loop.run_forever()
+        first = pairs[:7] if ending is leave else pairs
+        assert all(is_there(peer) for _, peer in first)
+        loop.run_until_complete(asyncio.sleep(0))
+        for _, peer in pairs:
+            assert recv_exactly(peer, 4) == b"data"
+    loop.run_until_complete(stop(stack))
