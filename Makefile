@@ -140,7 +140,7 @@ miri: ## Interpret what needs no kernel, and notice undefined behaviour: queues,
 
 # The models have a folder of their own, since the flag is one for all crates.
 .PHONY: loom
-loom: ## Every interleaving of the inbox and of the wakers with other threads
+loom: ## Every interleaving of the inbox, of the lock and of the wakers with other threads
 	RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom --package zloop --no-default-features \
 		--lib -- models
 	RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom --package zloop-backends --lib -- models
