@@ -1,4 +1,4 @@
-//! io_uring (Linux 6.1 or newer): the sends of a turn leave together, in the one call that also waits.
+//! io_uring (Linux 6.1 or newer): the small sends of a turn leave together, with one call.
 //!
 //! * A stream is polled for reading by one request that reports edges until it is removed; receiving is the caller's,
 //!   with plain system calls, as on every backend. Room to write is polled for by another one, from the first time on
