@@ -40,6 +40,7 @@ def requests():
 
 
 @needs_proc
+@pytest.mark.timeout(35)  # on a busy machine; far less on another
 def test_a_hundred_thousand_round_trips_beside_a_far_timer(script):
     """Neither requests nor memory grow while a deadline hours away is pending all the time."""
     trips = scaled(100_000)
