@@ -109,6 +109,7 @@ impl Slot {
     ///
     /// # Safety
     /// As for [`get`](Slot::get), and nobody else has the object any more.
+    #[cfg(not(Py_GIL_DISABLED))]
     #[inline]
     pub unsafe fn release(self, owner: *mut ffi::PyObject) {
         // SAFETY: the caller vouches for the place, which holds NULL or a reference that is ours to drop.

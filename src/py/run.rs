@@ -160,15 +160,12 @@ impl<'py> Turn<'_, 'py> {
         // What a protocol answers when it gets data is not held back: with so little in between, the peer is awake.
         let mut answers = false;
         (0..batch).try_for_each(|_| {
-            let (item, leaves) = core.state.with(py, |state| {
+            let (item, written) = core.state.with(py, |state| {
                 state.fresh.settle(self.types);
-                let written = state.dirty.len();
-                (state.sched.pop(), (answers && written > 0) || hold.is_over(written, &System))
+                (state.sched.pop(), state.dirty.len())
             });
-            if leaves {
-                self.shared.leave()?;
-                stream::flush_dirty(self.this)?;
-                hold.restart(&System);
+            if written > 0 {
+                self.send_written(&mut hold, written, answers)?;
             }
             answers = !matches!(item, Some(Item::Handle(_)));
             match item {
@@ -177,6 +174,17 @@ impl<'py> Turn<'_, 'py> {
                 None => Ok(()),
             }
         })
+    }
+
+    /// Sends what was written to so many transports, unless it is to wait for more.
+    #[inline(never)]
+    fn send_written(&mut self, hold: &mut Hold, transports: usize, now: bool) -> PyResult<()> {
+        if now || hold.is_over(transports, &System) {
+            self.shared.leave()?;
+            stream::flush_dirty(self.this)?;
+            hold.restart(&System);
+        }
+        Ok(())
     }
 
     #[inline]
