@@ -22,13 +22,13 @@ use pyo3::{ffi, intern};
 
 use super::super::call::{WritableBuffer, bytes_filled_by};
 use super::engine::{End, join};
-use super::portable::Portable;
+use super::portable::{Asked, Portable};
 use super::write::owned;
 use crate::tls::{Claims, OpenSsl, Session, Stop};
 
 pub struct Direct {
     /// The object, and how it is asked.
-    pub asked: Portable,
+    pub asked: Asked,
     inner: UnsafeCell<Inner>,
     busy: AtomicBool,
 }
@@ -54,10 +54,12 @@ impl Inner {
 
 impl Direct {
     /// Takes over the session of a new object. Gives the object back if anything about it is not as expected.
-    pub fn over(py: Python<'_>, openssl: &'static OpenSsl, asked: Portable) -> Result<Self, Portable> {
-        let Some(session) = session_of(py, openssl, &asked) else { return Err(asked) };
+    ///
+    /// The memory BIOs are let go of: the session does not use them any more.
+    pub fn over(py: Python<'_>, openssl: &'static OpenSsl, made: Portable) -> Result<Self, Portable> {
+        let Some(session) = session_of(py, openssl, &made) else { return Err(made) };
         let inner = UnsafeCell::new(Inner { session, ready: VecDeque::new() });
-        Ok(Self { asked, inner, busy: AtomicBool::new(false) })
+        Ok(Self { asked: made.asked, inner, busy: AtomicBool::new(false) })
     }
 
     /// Runs `body` on the session, unless somebody has it.
@@ -207,14 +209,14 @@ fn in_use() -> PyErr {
 }
 
 /// The session within a new object, with a pipe of ours in the place of its two memory BIOs.
-fn session_of(py: Python<'_>, openssl: &'static OpenSsl, asked: &Portable) -> Option<Session> {
-    let records = asked.records.bind(py);
+fn session_of(py: Python<'_>, openssl: &'static OpenSsl, made: &Portable) -> Option<Session> {
+    let records = made.records.bind(py);
     let module = py.import(intern!(py, "_ssl")).ok()?;
     let is =
         |object: &Bound<'_, PyAny>, class: &str| module.getattr(class).is_ok_and(|class| object.get_type().is(&class));
     let context = records.getattr(intern!(py, "context")).ok()?;
-    let (incoming, outgoing) = (asked.incoming.bind(py), asked.outgoing.bind(py));
-    let known = asked.native && is(incoming, "MemoryBIO") && is(outgoing, "MemoryBIO");
+    let (incoming, outgoing) = (made.incoming.bind(py), made.outgoing.bind(py));
+    let known = made.native && is(incoming, "MemoryBIO") && is(outgoing, "MemoryBIO");
     let base = module.getattr("_SSLContext").ok()?;
     // Such a callback is called for every record, and can raise: that is for the object to handle.
     let watched = !context.getattr(intern!(py, "_msg_callback")).is_ok_and(|callback| callback.is_none());

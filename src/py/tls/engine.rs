@@ -10,7 +10,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyType};
 
 use super::direct::Direct;
-use super::portable::Portable;
+use super::portable::{Asked, Portable};
 use crate::tls::OpenSsl;
 
 /// How a step of a handshake, or of its inverse, came out.
@@ -72,9 +72,9 @@ impl Engine {
     }
 
     /// How Python is asked.
-    fn asked(&self) -> &Portable {
+    fn asked(&self) -> &Asked {
         match self {
-            Self::Portable(engine) => engine,
+            Self::Portable(engine) => &engine.asked,
             Self::Direct(engine) => &engine.asked,
         }
     }
@@ -86,8 +86,12 @@ impl Engine {
 
     /// All Python objects in it, for the garbage collector.
     pub fn objects(&self) -> impl Iterator<Item = &Py<PyAny>> {
-        let Portable { object, records, incoming, outgoing, .. } = self.asked();
-        [object, records, incoming, outgoing].into_iter()
+        let Asked { object, records, .. } = self.asked();
+        let bios = match self {
+            Self::Portable(engine) => Some([&engine.incoming, &engine.outgoing]),
+            Self::Direct(_) => None,
+        };
+        [object, records].into_iter().chain(bios.into_iter().flatten())
     }
 
     /// Takes bytes of the peer.

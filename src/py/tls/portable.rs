@@ -3,7 +3,7 @@
 //! An object made by the `ssl` module itself wraps another one, in C, with the same methods: asked directly, it answers
 //! without a Python frame for each record.
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -18,17 +18,30 @@ const RECORD_MAX: usize = 16 * 1024;
 /// No read asks for less: what OpenSSL has seen of a record already is not counted among the bytes that wait.
 const READ_MIN: usize = 512;
 
-pub struct Portable {
+/// Python's object, and how it is asked.
+pub struct Asked {
     /// What `wrap_bio` made.
     pub object: Py<PyAny>,
     /// Whose `read`, `write` and `pending` are called: the object, or the one in C within it.
     pub records: Py<PyAny>,
+    /// Whether `records` is the ssl module's own object in C, whose methods are known.
+    pub native: bool,
+}
+
+pub struct Portable {
+    pub asked: Asked,
     /// `ssl.MemoryBIO`: bytes of the peer.
     pub incoming: Py<PyAny>,
     /// `ssl.MemoryBIO`: bytes for the peer.
     pub outgoing: Py<PyAny>,
-    /// Whether `records` is the ssl module's own object in C, whose methods are known.
-    pub native: bool,
+}
+
+impl Deref for Portable {
+    type Target = Asked;
+
+    fn deref(&self) -> &Asked {
+        &self.asked
+    }
 }
 
 impl Portable {
@@ -44,13 +57,8 @@ impl Portable {
         let records = inner(&object)?.unwrap_or_else(|| object.clone());
         let class = py.import(intern!(py, "_ssl")).and_then(|module| module.getattr(intern!(py, "_SSLSocket")));
         let native = class.is_ok_and(|class| records.get_type().is(&class));
-        Ok(Self {
-            object: object.unbind(),
-            records: records.unbind(),
-            incoming: incoming.unbind(),
-            outgoing: outgoing.unbind(),
-            native,
-        })
+        let asked = Asked { object: object.unbind(), records: records.unbind(), native };
+        Ok(Self { asked, incoming: incoming.unbind(), outgoing: outgoing.unbind() })
     }
 
     pub fn feed(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -107,19 +115,6 @@ impl Portable {
         Ok((data, end))
     }
 
-    /// Asks the object, whatever it may say: data, or why there is none.
-    pub fn ask<'py>(&self, py: Python<'py>) -> PyResult<(Option<Bound<'py, PyAny>>, End)> {
-        self.read_once(py, RECORD_MAX)
-    }
-
-    fn read_once<'py>(&self, py: Python<'py>, size: usize) -> PyResult<(Option<Bound<'py, PyAny>>, End)> {
-        match self.records.bind(py).call_method1(intern!(py, "read"), (size,)) {
-            Ok(chunk) if chunk.len()? == 0 => Ok((None, End::Closed)),
-            Ok(chunk) => Ok((Some(chunk), End::Again)),
-            Err(error) => Ok((None, again(error).map_or_else(End::Failed, |()| End::Again))),
-        }
-    }
-
     pub fn read_into(&self, buffer: &Bound<'_, PyAny>) -> PyResult<(usize, End)> {
         let py = buffer.py();
         let room = buffer.len()?;
@@ -131,6 +126,43 @@ impl Portable {
             }
         }
         Ok((filled, End::Again))
+    }
+
+    pub fn take(&self, py: Python<'_>) -> PyResult<Option<PyBackedBytes>> {
+        if self.outgoing(py)? == 0 {
+            return Ok(None);
+        }
+        let data = self.outgoing.bind(py).call_method0(intern!(py, "read"))?;
+        Ok(Some(PyBackedBytes::from(data.cast_into::<PyBytes>()?)))
+    }
+
+    pub fn incoming(&self, py: Python<'_>) -> PyResult<usize> {
+        self.incoming.bind(py).getattr(intern!(py, "pending"))?.extract()
+    }
+
+    pub fn outgoing(&self, py: Python<'_>) -> PyResult<usize> {
+        self.outgoing.bind(py).getattr(intern!(py, "pending"))?.extract()
+    }
+
+    /// What a read could use: bytes of the peer, and data of a record that was begun.
+    fn waiting(&self, py: Python<'_>) -> PyResult<usize> {
+        let pending: usize = self.records.bind(py).call_method0(intern!(py, "pending"))?.extract()?;
+        Ok(pending + self.incoming(py)?)
+    }
+}
+
+impl Asked {
+    /// Asks the object, whatever it may say: data, or why there is none.
+    pub fn ask<'py>(&self, py: Python<'py>) -> PyResult<(Option<Bound<'py, PyAny>>, End)> {
+        self.read_once(py, RECORD_MAX)
+    }
+
+    fn read_once<'py>(&self, py: Python<'py>, size: usize) -> PyResult<(Option<Bound<'py, PyAny>>, End)> {
+        match self.records.bind(py).call_method1(intern!(py, "read"), (size,)) {
+            Ok(chunk) if chunk.len()? == 0 => Ok((None, End::Closed)),
+            Ok(chunk) => Ok((Some(chunk), End::Again)),
+            Err(error) => Ok((None, again(error).map_or_else(End::Failed, |()| End::Again))),
+        }
     }
 
     /// Asks the object, whatever it may say: how many bytes it has put behind the first `filled` of a buffer, or why none.
@@ -161,28 +193,6 @@ impl Portable {
             Ok(count) => count.extract().map(Some),
             Err(error) => again(error).map(|()| None),
         }
-    }
-
-    pub fn take(&self, py: Python<'_>) -> PyResult<Option<PyBackedBytes>> {
-        if self.outgoing(py)? == 0 {
-            return Ok(None);
-        }
-        let data = self.outgoing.bind(py).call_method0(intern!(py, "read"))?;
-        Ok(Some(PyBackedBytes::from(data.cast_into::<PyBytes>()?)))
-    }
-
-    pub fn incoming(&self, py: Python<'_>) -> PyResult<usize> {
-        self.incoming.bind(py).getattr(intern!(py, "pending"))?.extract()
-    }
-
-    pub fn outgoing(&self, py: Python<'_>) -> PyResult<usize> {
-        self.outgoing.bind(py).getattr(intern!(py, "pending"))?.extract()
-    }
-
-    /// What a read could use: bytes of the peer, and data of a record that was begun.
-    fn waiting(&self, py: Python<'_>) -> PyResult<usize> {
-        let pending: usize = self.records.bind(py).call_method0(intern!(py, "pending"))?.extract()?;
-        Ok(pending + self.incoming(py)?)
     }
 }
 
