@@ -1,12 +1,13 @@
 //! The real world: sockets of this machine, threads that do things later, signals and forks.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Once;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 
+use crate::rig::PATIENCE;
 use crate::world::{Deed, Family, World};
 
 /// The world of the operating system.
@@ -27,6 +29,7 @@ pub struct Os {
     began: Instant,
     /// The thread that signals are sent to.
     home: Pthread,
+    asleep: Asleep,
 }
 
 impl Os {
@@ -34,7 +37,13 @@ impl Os {
     #[must_use]
     pub fn new() -> Self {
         ignore_loudly();
-        Self { files: HashMap::new(), threads: Vec::new(), began: Instant::now(), home: pthread_self() }
+        Self {
+            files: HashMap::new(),
+            threads: Vec::new(),
+            began: Instant::now(),
+            home: pthread_self(),
+            asleep: Asleep::of_this_thread(),
+        }
     }
 
     fn keep(&mut self, file: impl Into<OwnedFd>) -> RawFd {
@@ -150,7 +159,11 @@ impl Os {
             Deed::Signal => {
                 // As a number: some C libraries have a pointer here, which does not go to other threads.
                 let home = self.home as usize;
-                Box::new(move || pthread_kill(home as Pthread, Signal::SIGUSR1).expect("the thread lives"))
+                let asleep = self.asleep.clone();
+                Box::new(move || {
+                    asleep.wait();
+                    pthread_kill(home as Pthread, Signal::SIGUSR1).expect("the thread lives");
+                })
             }
         }
     }
@@ -161,6 +174,28 @@ impl Drop for Os {
         for thread in self.threads.drain(..) {
             // A deed that panicked has printed why; the case fails for want of it.
             let _ = thread.join();
+        }
+    }
+}
+
+/// Tells when a thread sleeps in the kernel, where the system says so. A signal that comes before the wait has begun ends
+/// nothing, and on a busy machine a thread may take long to get that far.
+#[derive(Clone, Debug)]
+struct Asleep {
+    /// Where Linux describes the thread.
+    stat: PathBuf,
+}
+
+impl Asleep {
+    fn of_this_thread() -> Self {
+        Self { stat: fs::canonicalize("/proc/thread-self").unwrap_or_default().join("stat") }
+    }
+
+    /// Returns when the thread sleeps, at once if that cannot be learnt, and when [`PATIENCE`] has ended.
+    fn wait(&self) {
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE && fs::read_to_string(&self.stat).is_ok_and(|stat| !stat.contains(") S ")) {
+            thread::sleep(Duration::from_millis(1));
         }
     }
 }
