@@ -168,6 +168,8 @@ def parse(known: dict[str, Suite]) -> argparse.Namespace:
 def main() -> int:
     # An end that is asked for politely still ends the suite's own processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    # A shell has what it starts in the background ignore Ctrl-C, and so would the programs that tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     known = suites.load()
     options = parse(known)
     backends = choose_backends(options.backend)
