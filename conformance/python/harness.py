@@ -374,12 +374,12 @@ class Recorder(asyncio.Protocol):
         return await future
 
 
-def remembering() -> tuple[list[Recorder], Callable[[], Recorder]]:
+def remembering(kind: type[Recorder] = Recorder) -> tuple[list[Recorder], Callable[[], Recorder]]:
     """A factory of recorders, and the list of those that it has made."""
     made: list[Recorder] = []
 
     def factory() -> Recorder:
-        made.append(Recorder())
+        made.append(kind())
         return made[-1]
 
     return made, factory

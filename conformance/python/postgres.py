@@ -69,7 +69,7 @@ def server(leaf) -> Iterator[Postgres]:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=name, **as_whom
             )
         try:
-            wait_for(process, folder, port)
+            wait_for(process, folder / "log")
             yield Postgres(folder, port)
         finally:
             process.send_signal(signal.SIGINT)
@@ -132,13 +132,12 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def wait_for(process: subprocess.Popen, folder: Path, port: int) -> None:
-    """It makes the socket's file last, when it is about to accept; who comes earlier is told so."""
+def wait_for(process: subprocess.Popen, log: Path) -> None:
+    """Until its log says that it accepts; who connects earlier may be sent away."""
     deadline = time.monotonic() + LIMIT
     while process.poll() is None and time.monotonic() < deadline:
-        log = (folder / "log").read_text(errors="replace")
-        if "ready to accept connections" in log:
+        if "ready to accept connections" in log.read_text(errors="replace"):
             return
         time.sleep(0.02)
-    log = (folder / "log").read_text(errors="replace")
-    raise Missing(f"PostgreSQL did not start: {log.strip()[-500:]}")
+    words = log.read_text(errors="replace").strip()
+    raise Missing(f"PostgreSQL did not start: {words[-500:]}")

@@ -5,7 +5,17 @@ import socket
 
 import pytest
 
-from harness import BufferedRecorder, Recorder, pattern, piped, spin, tcp_pair, unix_pair, until
+from harness import (
+    BufferedRecorder,
+    Recorder,
+    pattern,
+    piped,
+    remembering,
+    spin,
+    tcp_pair,
+    unix_pair,
+    until,
+)
 
 
 @pytest.mark.parametrize("sockets", [tcp_pair, unix_pair], ids=["tcp", "unix"])
@@ -339,11 +349,7 @@ def test_a_protocol_that_only_looks_buffered(run):
 def test_server_side(run, loop):
     from harness import serving
 
-    made = []
-
-    def factory():
-        made.append(BufferedRecorder())
-        return made[-1]
+    made, factory = remembering(BufferedRecorder)
 
     async def main():
         async with serving(factory) as (server, address):

@@ -47,7 +47,7 @@ def connection(database):
 
 
 @pytest.fixture
-def blocking(database):
+def psycopg_connect(database):
     """The same for psycopg, which waits for its socket by `add_reader` and `add_writer`."""
     if psycopg is None:
         pytest.skip(f"psycopg cannot be imported: {WHY_NO_PSYCOPG}")
@@ -208,9 +208,9 @@ def test_encrypted_by_somebody_else(engine, run, connection):
 # psycopg: the C library's socket, watched by the loop
 
 
-def test_psycopg(run, blocking):
+def test_psycopg(run, psycopg_connect):
     async def main():
-        async with await blocking() as conn, conn.cursor() as cursor:
+        async with await psycopg_connect() as conn, conn.cursor() as cursor:
             await cursor.execute("select %s::int + 1, %s::text", (1, "ä"))
             assert await cursor.fetchone() == (2, "ä")
             data = pattern(3_000_000)
@@ -226,9 +226,9 @@ def test_psycopg(run, blocking):
     run(main())
 
 
-def test_psycopg_is_cancelled(run, blocking):
+def test_psycopg_is_cancelled(run, psycopg_connect):
     async def main():
-        async with await blocking(autocommit=True) as conn:
+        async with await psycopg_connect(autocommit=True) as conn:
             task = asyncio.create_task(conn.execute("select pg_sleep(20)"))
             await asyncio.sleep(0.05)
             task.cancel()
@@ -240,9 +240,9 @@ def test_psycopg_is_cancelled(run, blocking):
     run(main())
 
 
-def test_psycopg_in_a_crowd(run, blocking):
+def test_psycopg_in_a_crowd(run, psycopg_connect):
     async def client(number):
-        async with await blocking(autocommit=True) as conn:
+        async with await psycopg_connect(autocommit=True) as conn:
             await conn.execute("listen channel")
             for turn in range(scaled(10)):
                 found = await conn.execute("select %s::int", (number + turn,))

@@ -28,6 +28,7 @@ from harness import (
     Reports,
     managed_loop,
     pattern,
+    remembering,
     scaled,
     spin,
     stats,
@@ -195,12 +196,7 @@ async def meet_as_server(kind, count, certificates):
     """Serves the crowd; what came of each connection."""
     loop = asyncio.get_running_loop()
     ours, theirs = contexts(kind, certificates, serves=True)
-    made = []
-
-    def factory():
-        made.append(Recorder())
-        return made[-1]
-
+    made, factory = remembering()
     server = await loop.create_server(factory, HOST, 0, ssl=ours, backlog=count, **timeouts(kind))
     address = server.sockets[0].getsockname()
     peers = [Peer(kind, i, count, theirs, server_side=False) for i in range(count)]

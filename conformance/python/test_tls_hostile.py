@@ -12,7 +12,17 @@ import weakref
 
 import pytest
 
-from harness import HOST, Recorder, close_writer, recv_exactly, scaled, spin, tcp_pair, until
+from harness import (
+    HOST,
+    Recorder,
+    close_writer,
+    recv_exactly,
+    remembering,
+    scaled,
+    spin,
+    tcp_pair,
+    until,
+)
 
 
 def hello(certificates) -> bytes:
@@ -156,12 +166,7 @@ def test_an_end_in_every_state(engine, loop, reports, certificates, state, how):
         assert protocol.names.count("lost") == 1 and protocol.names[-1] == "lost"
 
     async def main():
-        made = []
-
-        def factory():
-            made.append(Serving())
-            return made[-1]
-
+        made, factory = remembering(Serving)
         server = await loop.create_server(
             factory, HOST, 0, ssl=certificates.server(), ssl_shutdown_timeout=0.5
         )
