@@ -5,6 +5,8 @@ import gc
 import warnings
 import weakref
 
+import pytest
+
 from harness import value
 
 
@@ -97,6 +99,87 @@ def test_a_loop_left_running_at_interpreter_exit(script):
         "ready.wait(10)\n"
         "print('bye')\n",
     )
+    assert done.stdout == "bye\n" and done.stderr == ""
+
+
+BUSY = """
+import threading
+
+ready = threading.Event()
+
+def busy(*_):
+    ready.set()
+    while not over:
+        sum(range(1000))  # Python code, which is where the interpreter takes the GIL away
+
+def call(loop):
+    loop.call_soon(busy)
+
+def task(loop):
+    async def forever():
+        busy()
+    loop.tasks = [loop.create_task(forever())]
+
+def reader(loop):
+    loop.add_reader(ours, busy)
+
+class Protocol(asyncio.Protocol):
+    data_received = busy
+
+def stream(loop):
+    loop.tasks = [loop.create_task(loop.create_connection(Protocol, sock=ours))]
+
+class Buffered(asyncio.BufferedProtocol):
+    def get_buffer(self, hint):
+        return bytearray(10)
+    buffer_updated = busy
+
+def buffered(loop):
+    loop.tasks = [loop.create_task(loop.create_connection(Buffered, sock=ours))]
+
+class Datagrams(asyncio.DatagramProtocol):
+    datagram_received = busy
+
+def datagram(loop):
+    loop.tasks = [loop.create_task(loop.create_datagram_endpoint(Datagrams, sock=ours))]
+
+def pipe(loop):
+    loop.tasks = [loop.create_task(loop.connect_read_pipe(Protocol, ours.makefile("rb", 0)))]
+
+def threadsafe(loop):
+    # Wakes the loop again and again, from a thread that does not belong to it.
+    def storm():
+        ready.set()
+        while not over:
+            loop.call_soon_threadsafe(int)
+    threading.Thread(target=storm, daemon=True).start()
+
+def work():
+    loop = new_event_loop()
+    KIND(loop)
+    loop.run_forever()
+
+over = False
+import socket
+ours, theirs = socket.socketpair(type=socket.SOCK_DGRAM if KIND == "datagram" else socket.SOCK_STREAM)
+ours.setblocking(False)
+theirs.send(b"data")
+KIND = globals()[KIND]
+for _ in range(2):
+    threading.Thread(target=work, daemon=True).start()
+    if KIND not in (call, task, threadsafe):
+        break
+ready.wait(10)
+print("bye")
+"""
+
+
+@pytest.mark.parametrize(
+    "kind", ["call", "task", "reader", "stream", "buffered", "datagram", "pipe", "threadsafe"]
+)
+def test_a_busy_loop_at_interpreter_exit(script, kind):
+    """A daemon thread that runs Python code for its loop does not crash the interpreter at its end either."""
+    done = script(f"KIND = {kind!r}\n" + BUSY)
     assert done.stdout == "bye\n" and done.stderr == ""
 
 

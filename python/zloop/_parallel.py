@@ -88,33 +88,34 @@ class _Group(Generic[_T]):
         with asyncio.Runner(debug=self.debug, loop_factory=self.make_loop) as runner:
             # A backend that cannot be opened is found out before any thread has started.
             runner.get_loop()
-            threads = self.start_others()
+            others = self.start_others()
             self.guarded(runner, 0)
-        for thread in threads:
-            self.join(thread)
+        for thread, over in others:
+            self.join(thread, over)
         self.raise_errors()
         return self.results  # type: ignore[return-value]
 
     def make_loop(self) -> Loop:
         return Loop(self.backend)
 
-    def start_others(self) -> list[threading.Thread]:
-        """Start the threads of all mains but the first, as far as the system allows."""
-        threads: list[threading.Thread] = []
+    def start_others(self) -> list[tuple[threading.Thread, threading.Event]]:
+        """Start the threads of all mains but the first, as far as the system allows; each says when it is over."""
+        others: list[tuple[threading.Thread, threading.Event]] = []
         for index in range(1, len(self.results)):
             context = contextvars.copy_context()
+            over = threading.Event()
             name = f"zloop-{index}"
-            thread = threading.Thread(target=context.run, args=[self.work, index], name=name)
+            thread = threading.Thread(target=context.run, args=[self.work, index, over], name=name)
             try:
                 thread.start()
             except BaseException as error:
                 # Those that run already must end before anybody hears of it.
                 self.fail(error)
                 break
-            threads.append(thread)
-        return threads
+            others.append((thread, over))
+        return others
 
-    def work(self, index: int) -> None:
+    def work(self, index: int, over: threading.Event) -> None:
         """Run main `index` in this thread."""
         try:
             with asyncio.Runner(debug=self.debug, loop_factory=self.make_loop) as runner:
@@ -122,6 +123,8 @@ class _Group(Generic[_T]):
         except BaseException as error:
             # Making or closing the loop failed.
             self.fail(error)
+        finally:
+            over.set()
 
     def guarded(self, runner: asyncio.Runner, index: int) -> None:
         """Run main `index`; its failure is everybody's."""
@@ -157,13 +160,15 @@ class _Group(Generic[_T]):
             for loop, task in self.running.values():
                 loop.call_soon_threadsafe(task.cancel)
 
-    def join(self, thread: threading.Thread) -> None:
+    def join(self, thread: threading.Thread, over: threading.Event) -> None:
         """Wait for a thread. The first Ctrl-C makes all end; the second one is the caller's."""
+        # Before 3.13 an interrupted `join` takes the thread for ended: it is called when there is little left to do.
         try:
-            thread.join()
+            over.wait()
         except KeyboardInterrupt as error:
             self.fail(error)
-            thread.join()
+            over.wait()
+        thread.join()
 
     def raise_errors(self) -> None:
         """Raise what went wrong, if anything did."""

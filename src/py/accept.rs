@@ -13,6 +13,7 @@ use pyo3::types::PyDict;
 use zloop_backends::attempt;
 
 use super::event_loop::EventLoop;
+use super::invoke::Invoke;
 use super::{address, call, context, errors, stream};
 
 /// What `create_server` was told, as asyncio passes it on.
@@ -32,7 +33,7 @@ pub fn accept_all(this: &Bound<'_, EventLoop>, listener: &Listener<'_>) -> PyRes
     if !is_plain(&listener.sock)? {
         return accept_by_asyncio(this, listener);
     }
-    let fd: RawFd = listener.sock.call_method0(intern!(py, "fileno"))?.extract()?;
+    let fd: RawFd = listener.sock.invoke_method(intern!(py, "fileno"), ())?.extract()?;
     for _ in 0..=listener.backlog {
         match attempt::accept(fd) {
             Ok((conn, address)) => {
@@ -66,7 +67,7 @@ fn accept_by_asyncio(this: &Bound<'_, EventLoop>, listener: &Listener<'_>) -> Py
     let [handshake, shutdown] = &listener.timeouts;
     let Listener { protocol_factory, sock, sslcontext, server, backlog, .. } = listener;
     let arguments = (this, protocol_factory, sock, sslcontext, server, *backlog, handshake, shutdown);
-    base.call_method1("_accept_connection", arguments).map(drop)
+    base.invoke_method("_accept_connection", arguments).map(drop)
 }
 
 /// The process or the system has no room for another connection, and the kernel would report the waiting ones forever.
@@ -80,9 +81,9 @@ fn back_off(this: &Bound<'_, EventLoop>, listener: &Listener<'_>, error: &io::Er
     let report = PyDict::new(py);
     report.set_item("message", "socket.accept() out of system resource")?;
     report.set_item("exception", errors::os_error(py, error).value(py))?;
-    report.set_item("socket", py.import("asyncio.trsock")?.call_method1("TransportSocket", (&listener.sock,))?)?;
-    this.call_method1("call_exception_handler", (report,))?;
-    this.call_method1("_remove_reader", (listener.sock.call_method0("fileno")?,))?;
+    report.set_item("socket", py.import("asyncio.trsock")?.invoke_method("TransportSocket", (&listener.sock,))?)?;
+    this.invoke_method("call_exception_handler", (report,))?;
+    this.invoke_method("_remove_reader", (listener.sock.invoke_method("fileno", ())?,))?;
     let delay = py.import("asyncio.constants")?.getattr("ACCEPT_RETRY_DELAY")?;
     let [handshake, shutdown] = &listener.timeouts;
     let retry = (
@@ -96,7 +97,7 @@ fn back_off(this: &Bound<'_, EventLoop>, listener: &Listener<'_>, error: &io::Er
         handshake,
         shutdown,
     );
-    this.call_method1("call_later", retry).map(drop)
+    this.invoke_method("call_later", retry).map(drop)
 }
 
 /// Makes a transport of one connection, in a context of its own.
@@ -110,7 +111,7 @@ fn accepted<'py>(
     if this.get().is_debug() {
         let logger = py.import("asyncio.log")?.getattr("logger")?;
         let text = "%r got a new connection from %r: %r";
-        logger.call_method1("debug", (text, &listener.server, &peername, &conn))?;
+        logger.invoke_method("debug", (text, &listener.server, &peername, &conn))?;
     }
     let extra = PyDict::new(py).into_any();
     extra.set_item(intern!(py, "peername"), peername)?;
@@ -119,7 +120,7 @@ fn accepted<'py>(
     }
     let mut protocol = None;
     let made = context::run(&context::copy(py)?, || {
-        let made = listener.protocol_factory.call0()?;
+        let made = listener.protocol_factory.invoke(())?;
         protocol = Some(made.clone());
         let (sock, server) = (conn.clone(), listener.server.clone());
         stream::create(this, stream::Parts { sock, protocol: made, waiter: None, extra: Some(extra), server })
@@ -140,8 +141,8 @@ fn accept_tls<'py>(
     let [handshake, shutdown] = &listener.timeouts;
     let arguments =
         (&listener.protocol_factory, conn, extra, &listener.sslcontext, &listener.server, handshake, shutdown);
-    let accepting = this.call_method1(intern!(this.py(), "_accept_connection2"), arguments)?;
-    this.call_method1(intern!(this.py(), "create_task"), (accepting,)).map(drop)
+    let accepting = this.invoke_method(intern!(this.py(), "_accept_connection2"), arguments)?;
+    this.invoke_method(intern!(this.py(), "create_task"), (accepting,)).map(drop)
 }
 
 /// The protocol could not be made. The server goes on; asyncio tells of it in debug mode only.
@@ -153,7 +154,7 @@ fn refuse(
     error: PyErr,
 ) -> PyResult<()> {
     let py = this.py();
-    conn.call_method0("close")?;
+    conn.invoke_method("close", ())?;
     if call::escapes(py, &error) {
         return Err(error);
     }
@@ -164,7 +165,7 @@ fn refuse(
         if let Some(protocol) = protocol {
             report.set_item("protocol", protocol)?;
         }
-        this.call_method1("call_exception_handler", (report,))?;
+        this.invoke_method("call_exception_handler", (report,))?;
     }
     Ok(())
 }
@@ -176,14 +177,14 @@ pub fn socket_of<'py>(listener: &Bound<'py, PyAny>, fd: RawFd) -> PyResult<Bound
     let family = listener.getattr(intern!(py, "family"))?;
     let proto = listener.getattr(intern!(py, "proto"))?;
     let kind: i32 = listener.getattr(intern!(py, "type"))?.extract()?;
-    let made = class.bind(py).call1((family, kind | NON_BLOCKING, proto, fd));
+    let made = class.bind(py).invoke((family, kind | NON_BLOCKING, proto, fd));
     if made.is_err() {
         // Nobody owns the fd yet.
-        py.import("os")?.call_method1("close", (fd,))?;
+        py.import("os")?.invoke_method("close", (fd,))?;
     }
     let made = made?;
     if NON_BLOCKING == 0 {
-        made.call_method1(intern!(py, "setblocking"), (false,))?;
+        made.invoke_method(intern!(py, "setblocking"), (false,))?;
     }
     Ok(made)
 }

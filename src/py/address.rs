@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
+use super::invoke::Invoke;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -21,14 +22,14 @@ pub fn to_python<'py>(py: Python<'py>, address: &SockAddr) -> PyResult<Bound<'py
         Some(SocketAddr::V6(v6)) => {
             let socket = py.import("socket")?;
             let host = (socket.getattr(intern!(py, "AF_INET6"))?, PyBytes::new(py, &v6.ip().octets()));
-            let host = socket.call_method1(intern!(py, "inet_ntop"), host)?;
+            let host = socket.invoke_method(intern!(py, "inet_ntop"), host)?;
             Ok((host, v6.port(), v6.flowinfo(), v6.scope_id()).into_pyobject(py)?.into_any())
         }
         None if address.as_bytes().is_empty() => Ok(py.None().into_bound(py)),
         None => match address.unix_path() {
             // An abstract name starts with a zero byte and stays bytes.
             Some(path) if path.first() == Some(&0) => Ok(PyBytes::new(py, path).into_any()),
-            Some(path) => py.import("os")?.call_method1("fsdecode", (PyBytes::new(py, path),)),
+            Some(path) => py.import("os")?.invoke_method("fsdecode", (PyBytes::new(py, path),)),
             None => Ok("".into_pyobject(py)?.into_any()),
         },
     }
@@ -85,7 +86,7 @@ pub fn numeric_address<'py>(
     let Some((place, family, proto)) = asked() else { return Ok(None) };
     static AUDIT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let told = (intern!(py, "socket.getaddrinfo"), host, port, family, IPV4_KINDS[place].0, proto);
-    AUDIT.import(py, "sys", "audit")?.call1(told)?;
+    AUDIT.import(py, "sys", "audit")?.invoke(told)?;
     let (family, kinds) = MEMBERS.get_or_try_init(py, || {
         let socket = py.import("socket")?;
         let kinds: PyResult<Vec<Py<PyAny>>> =

@@ -1,6 +1,7 @@
 //! Which backends there are on this machine: for loops that open one, and for the doctor.
 #![forbid(unsafe_code)]
 
+use super::invoke::Invoke;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -30,7 +31,7 @@ fn kind_of(name: &str) -> PyResult<Kind> {
 /// `zloop.BackendUnavailable`, which is an `OSError` with the kernel's errno.
 fn unavailable(py: Python<'_>, error: &Unavailable) -> PyErr {
     let class = py.import("zloop").and_then(|zloop| zloop.getattr("BackendUnavailable"));
-    let made = class.and_then(|class| class.call1((error.errno, error.to_string())));
+    let made = class.and_then(|class| class.invoke((error.errno, error.to_string())));
     made.map_or_else(|error| error, PyErr::from_value)
 }
 

@@ -8,6 +8,7 @@ use zloop_backends::Interest;
 use zloop_backends::child::{Child, Exit};
 
 use super::event_loop::EventLoop;
+use super::invoke::Invoke;
 use super::native::{Args, Method, method};
 use super::state::Waiter;
 use super::transport::{Answer, flag, log, required};
@@ -72,7 +73,7 @@ impl Waited {
         };
         let fd = this.child.fd().into_pyobject(py)?.into_any();
         watch::remove(this.event_loop.bind(py), &fd, Interest::READ)?;
-        this.callback.call1(py, (this.pid, code, &this.argument)).map(drop)
+        this.callback.bind(py).invoke((this.pid, code, &this.argument)).map(drop)
     }
 
     fn __repr__(&self) -> String {

@@ -7,6 +7,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
 
 use super::event_loop::EventLoop;
+use super::invoke::Invoke;
 
 pub static FUTURE: Class = Class::of("asyncio.futures", "Future");
 pub static TASK: Class = Class::of("asyncio.tasks", "Task");
@@ -48,7 +49,7 @@ impl Class {
     #[inline]
     pub fn finds_loop(&self, class: &Bound<'_, PyAny>, this: &Bound<'_, EventLoop>) -> PyResult<bool> {
         match &self.found(class.py())?.native {
-            Some((native, running_loop)) if class.is(native) => Ok(running_loop.bind(class.py()).call0()?.is(this)),
+            Some((native, running_loop)) if class.is(native) => Ok(running_loop.bind(class.py()).invoke(())?.is(this)),
             _ => Ok(false),
         }
     }

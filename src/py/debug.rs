@@ -5,6 +5,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::event_loop::EventLoop;
+use super::invoke::Invoke;
 use super::state::Item;
 
 /// Runs one item and logs it if it took `slow_callback_duration` seconds or longer.
@@ -23,11 +24,11 @@ pub fn run(this: &Bound<'_, EventLoop>, item: Item, run: impl FnOnce(Item) -> Py
     result?;
     if took >= this.getattr(intern!(py, "slow_callback_duration"))?.extract()? {
         let what = match handle {
-            Some(handle) => py.import("asyncio.base_events")?.call_method1("_format_handle", (handle,))?,
+            Some(handle) => py.import("asyncio.base_events")?.invoke_method("_format_handle", (handle,))?,
             None => "<Handle StreamTransport._read_ready()>".into_pyobject(py)?.into_any(),
         };
         let logger = py.import("asyncio.base_events")?.getattr("logger")?;
-        logger.call_method1("warning", ("Executing %s took %.3f seconds", what, took))?;
+        logger.invoke_method("warning", ("Executing %s took %.3f seconds", what, took))?;
     }
     Ok(())
 }

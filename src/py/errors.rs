@@ -3,6 +3,7 @@
 
 use std::io;
 
+use super::invoke::Invoke;
 use pyo3::PyErr;
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
@@ -17,7 +18,7 @@ pub fn os_error(py: Python<'_>, error: &io::Error) -> PyErr {
 
 /// The `OSError` subclass for an errno. `OSError` itself picks the subclass.
 pub fn errno_error(py: Python<'_>, errno: i32) -> PyErr {
-    let text = py.import("os").and_then(|os| os.call_method1("strerror", (errno,)));
+    let text = py.import("os").and_then(|os| os.invoke_method("strerror", (errno,)));
     match text {
         Ok(text) => PyOSError::new_err((errno, text.unbind())),
         Err(error) => error,

@@ -19,6 +19,7 @@ use super::accept::{self, Listener};
 use super::cell::Guarded;
 use super::errors;
 use super::handle::{self, Callback, HandleTypes, new_handle};
+use super::invoke::Invoke;
 use super::native::Positional;
 use super::state::{Item, Source, State, Waiter};
 use super::{backends, exit, native, run, stream, watch};
@@ -61,7 +62,7 @@ impl EventLoop {
     #[inline]
     pub fn now(this: &Bound<'_, Self>) -> PyResult<f64> {
         if this.get().own_clock.load(Ordering::Relaxed) {
-            return this.call_method0(intern!(this.py(), "time"))?.extract();
+            return this.invoke_method(intern!(this.py(), "time"), ())?.extract();
         }
         Ok(monotonic())
     }

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::event_loop::EventLoop;
+use super::invoke::Invoke;
 
 /// The callback of both futures.
 #[pyclass(frozen, module = "zloop._zloop")]
@@ -29,7 +30,7 @@ pub fn wrap_future<'py>(
     at_once: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = event_loop.py();
-    let target = event_loop.call_method0(intern!(py, "create_future"))?;
+    let target = event_loop.invoke_method(intern!(py, "create_future"), ())?;
     let bridge = Bridge {
         event_loop: event_loop.clone().unbind(),
         source: source.clone().unbind(),
@@ -37,8 +38,8 @@ pub fn wrap_future<'py>(
         at_once,
     };
     let bridge = Bound::new(py, bridge)?;
-    target.call_method1(intern!(py, "add_done_callback"), (&bridge,))?;
-    source.call_method1(intern!(py, "add_done_callback"), (&bridge,))?;
+    target.invoke_method(intern!(py, "add_done_callback"), (&bridge,))?;
+    source.invoke_method(intern!(py, "add_done_callback"), (&bridge,))?;
     Ok(target)
 }
 
@@ -50,14 +51,14 @@ impl Bridge {
         let (py, this) = (slf.py(), slf.get());
         match done {
             Some(done) if done.is(&this.target) => {
-                if done.call_method0(intern!(py, "cancelled"))?.is_truthy()? {
-                    this.source.bind(py).call_method0(intern!(py, "cancel"))?;
+                if done.invoke_method(intern!(py, "cancelled"), ())?.is_truthy()? {
+                    this.source.bind(py).invoke_method(intern!(py, "cancel"), ())?;
                 }
                 Ok(())
             }
             Some(_) if this.event_loop.get().check_open().is_err() => Ok(()),
             Some(_) if !(this.at_once && this.runs_here(py)?) => {
-                this.event_loop.bind(py).call_method1(intern!(py, "call_soon_threadsafe"), (slf,)).map(drop)
+                this.event_loop.bind(py).invoke_method(intern!(py, "call_soon_threadsafe"), (slf,)).map(drop)
             }
             _ => this.copy(py),
         }
@@ -77,13 +78,13 @@ impl Bridge {
             return Ok(false);
         }
         static RUNNING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let running = RUNNING.import(py, "asyncio.events", "_get_running_loop")?.call0()?;
+        let running = RUNNING.import(py, "asyncio.events", "_get_running_loop")?.invoke(())?;
         Ok(running.is(&self.event_loop))
     }
 
     fn copy(&self, py: Python<'_>) -> PyResult<()> {
         static COPY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let copy = COPY.import(py, "asyncio.futures", "_copy_future_state")?;
-        copy.call1((&self.source, &self.target)).map(drop)
+        copy.invoke((&self.source, &self.target)).map(drop)
     }
 }

@@ -11,6 +11,7 @@ use pyo3::types::{PyBool, PyFloat, PyInt, PyType};
 use super::classes::{BASE_LOOP, FUTURE, TASK, of_loop};
 use super::event_loop::EventLoop;
 use super::handle::{Callback, HandleTypes, new_handle, new_shared_handle, new_timer};
+use super::invoke::Invoke;
 use super::native::{Args, Keyword, Method, method};
 use crate::sched::monotonic;
 
@@ -120,9 +121,9 @@ fn create_future<'py>(this: &Bound<'py, EventLoop>) -> PyResult<Bound<'py, PyAny
     let py = this.py();
     let class = FUTURE.get(py)?;
     if FUTURE.finds_loop(&class, this)? {
-        return class.call0();
+        return class.invoke(());
     }
-    class.call((), Some(&of_loop(this)?))
+    class.invoke_with((), &of_loop(this)?)
 }
 
 fn create_task<'py>(this: &Bound<'py, EventLoop>, args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
@@ -136,9 +137,9 @@ fn create_task<'py>(this: &Bound<'py, EventLoop>, args: Args<'_, 'py>) -> PyResu
     }
     let class = TASK.get(py)?;
     if TASK.finds_loop(&class, this)? {
-        return class.call1((args.get(0),));
+        return class.invoke((args.get(0),));
     }
-    class.call((args.get(0),), Some(&of_loop(this)?))
+    class.invoke_with((args.get(0),), &of_loop(this)?)
 }
 
 /// Whether a task without this option is as one with None for it.
@@ -192,7 +193,7 @@ fn missing(method: &str, name: &str) -> PyErr {
 #[cold]
 fn check(this: &Bound<'_, EventLoop>, callback: &Callback<'_, '_>, method: &str, thread: bool) -> PyResult<()> {
     if thread {
-        this.call_method0("_check_thread")?;
+        this.invoke_method("_check_thread", ())?;
     }
-    this.call_method1("_check_callback", (&callback.function, method)).map(drop)
+    this.invoke_method("_check_callback", (&callback.function, method)).map(drop)
 }

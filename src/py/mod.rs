@@ -21,7 +21,7 @@
 //! | `datagram/` | datagram transports |
 //! | `exit.rs`, `child.rs` | the end of child processes: told by the backend, or by a file |
 //! | `tls/` | TLS on top of any transport |
-//! | `native.rs`, `call.rs`, `cell.rs` | the three small floors between Rust and the interpreter |
+//! | `native.rs`, `invoke.rs`, `call.rs`, `cell.rs` | the four small floors between Rust and the interpreter |
 
 mod accept;
 mod address;
@@ -39,6 +39,7 @@ mod executor;
 mod exit;
 mod handle;
 mod hot;
+mod invoke;
 mod native;
 mod pipe;
 mod receive;

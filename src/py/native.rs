@@ -6,6 +6,7 @@
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::invoke::Invoke;
 use pyo3::PyTypeInfo;
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
@@ -190,7 +191,7 @@ pub fn make_class<'py>(
     body.set_item("__module__", "zloop")?;
     body.set_item("__qualname__", name)?;
     body.set_item("__doc__", doc)?;
-    Ok(py.get_type::<PyType>().call1((name, (base,), body))?.cast_into()?)
+    Ok(py.get_type::<PyType>().invoke((name, (base,), body))?.cast_into()?)
 }
 
 /// Sets or deletes an attribute as `object` does, for types that look at what is set.
@@ -432,7 +433,7 @@ impl<'a, 'py> Args<'a, 'py> {
         all.extend((0..self.len()).filter_map(|index| self.get(index)).map(|argument| argument.to_owned()));
         let named = PyDict::new(self.py);
         self.keywords().try_for_each(|(name, value)| named.set_item(name, value))?;
-        function.call(PyTuple::new(self.py, all)?, Some(&named))
+        function.invoke_with(PyTuple::new(self.py, all)?, &named)
     }
 
     /// The one at `index` or passed as `name`, for methods with few, fixed parameters.

@@ -8,6 +8,7 @@ use zloop_backends::{Backend, Events, Interest, Token, Wait, What};
 use super::errors;
 use super::event_loop::EventLoop;
 use super::handle::{self, HandleTypes};
+use super::invoke::Invoke;
 use super::state::{Item, Source, State};
 use super::{context, debug, stream, watch};
 use crate::sched::{Hold, System};
@@ -256,5 +257,5 @@ pub fn report(this: &Bound<'_, EventLoop>, callback: &str, error: PyErr) -> PyRe
     let context = pyo3::types::PyDict::new(py);
     context.set_item("message", format!("Exception in callback {callback}"))?;
     context.set_item("exception", error.value(py))?;
-    this.call_method1(intern!(py, "call_exception_handler"), (context,)).map(drop)
+    this.invoke_method(intern!(py, "call_exception_handler"), (context,)).map(drop)
 }

@@ -9,10 +9,11 @@ use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyMemoryView, PyType};
+use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyMemoryView, PyTuple, PyType};
 
 use super::call;
 use super::event_loop::EventLoop;
+use super::invoke::{Arguments, Invoke};
 use super::native::{Args, Slot, allocate, make_class};
 use crate::io::LimitsError;
 
@@ -137,14 +138,14 @@ pub fn exact_bytes<'py>(data: &Bound<'py, PyAny>, oracle: (&str, &str)) -> PyRes
     }
     let py = data.py();
     let class = py.import(format!("asyncio.{}", oracle.0))?.getattr(oracle.1)?;
-    class.call_method1(intern!(py, "write"), (py.None(), data))?;
+    class.invoke_method(intern!(py, "write"), (py.None(), data))?;
     Err(PyTypeError::new_err("data argument must be a bytes-like object"))
 }
 
 /// A copy of what the buffer protocol shows. `bytes(data)` would ask a subclass for its opinion.
 pub fn snapshot<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     let view = PyMemoryView::from(data)?;
-    Ok(view.call_method0(intern!(data.py(), "tobytes"))?.cast_into()?)
+    Ok(view.invoke_method(intern!(data.py(), "tobytes"), ())?.cast_into()?)
 }
 
 /// Tells a protocol to pause or to resume writing, and reports what it raises.
@@ -156,7 +157,7 @@ pub fn tell_protocol(
 ) -> PyResult<()> {
     let py = transport.py();
     let Some(protocol) = protocol else { return Ok(()) };
-    match protocol.call_method0(method) {
+    match protocol.invoke_method(method, ()) {
         Ok(_) => Ok(()),
         Err(error) if call::escapes(py, &error) => Err(error),
         Err(error) => {
@@ -165,7 +166,7 @@ pub fn tell_protocol(
             context.set_item("exception", error.value(py))?;
             context.set_item("transport", transport)?;
             context.set_item("protocol", protocol)?;
-            event_loop.call_method1(intern!(py, "call_exception_handler"), (context,)).map(drop)
+            event_loop.invoke_method(intern!(py, "call_exception_handler"), (context,)).map(drop)
         }
     }
 }
@@ -183,7 +184,7 @@ pub fn explain(
             let options = PyDict::new(py);
             options.set_item("exc_info", error.value(py))?;
             let logger = py.import("asyncio.log")?.getattr("logger")?;
-            logger.call_method("debug", ("%r: %s", transport, message), Some(&options))?;
+            logger.getattr("debug")?.invoke_with(("%r: %s", transport, message), &options)?;
         }
         return Ok(());
     }
@@ -192,23 +193,23 @@ pub fn explain(
     context.set_item("exception", error.value(py))?;
     context.set_item("transport", transport)?;
     context.set_item("protocol", protocol)?;
-    event_loop.call_method1(intern!(py, "call_exception_handler"), (context,)).map(drop)
+    event_loop.invoke_method(intern!(py, "call_exception_handler"), (context,)).map(drop)
 }
 
 /// `logger.<level>(*arguments)` of asyncio's logger.
-pub fn log<'py>(py: Python<'py>, level: &str, arguments: impl pyo3::call::PyCallArgs<'py>) -> PyResult<()> {
+pub fn log<'py>(py: Python<'py>, level: &str, arguments: impl Arguments<'py>) -> PyResult<()> {
     let logger = py.import("asyncio.log")?.getattr("logger")?;
-    logger.call_method1(level, arguments).map(drop)
+    logger.invoke_method(level, arguments).map(drop)
 }
 
 /// `warnings.warn(*arguments, **options)`. It is found when the first class of transports is made: at the interpreter's end,
 /// when transports that were left open are collected, nothing can be imported any more.
 pub fn warn<'py>(
     py: Python<'py>,
-    arguments: impl pyo3::call::PyCallArgs<'py>,
-    options: Option<&Bound<'py, PyDict>>,
+    arguments: impl IntoPyObject<'py, Target = PyTuple>,
+    options: &Bound<'py, PyDict>,
 ) -> PyResult<()> {
-    warner(py)?.bind(py).call(arguments, options).map(drop)
+    warner(py)?.bind(py).invoke_with(arguments, options).map(drop)
 }
 
 fn warner(py: Python<'_>) -> PyResult<&'static Py<PyAny>> {

@@ -14,6 +14,7 @@ use zloop_backends::{Backend, Interest, Token};
 use super::errors;
 use super::event_loop::EventLoop;
 use super::handle::new_watcher;
+use super::invoke::Invoke;
 use super::state::{Source, State, Waiter, Watch};
 
 /// Sets the handle of one direction, cancelling the one that was there, as asyncio does. `waiter` says whose it is.
@@ -73,9 +74,9 @@ pub fn remove(this: &Bound<'_, EventLoop>, fd: &Bound<'_, PyAny>, direction: Int
 pub fn wait<'py>(this: &Bound<'py, EventLoop>, fd: RawFd, direction: Interest) -> PyResult<Bound<'py, PyAny>> {
     let py = this.py();
     let core = this.get();
-    let future = this.call_method0(intern!(py, "create_future"))?;
+    let future = this.invoke_method(intern!(py, "create_future"), ())?;
     if core.state.with(py, |state| state.has_datagrams || state.fds.contains_key(&fd)) {
-        this.call_method1(intern!(py, "_ensure_fd_no_transport"), (fd,))?;
+        this.invoke_method(intern!(py, "_ensure_fd_no_transport"), (fd,))?;
     }
     core.check_open()?;
     let waiter = Waiter::Future(future.clone().unbind());
@@ -126,8 +127,8 @@ pub fn on_ready(this: &Bound<'_, EventLoop>, token: Token, direction: Interest) 
 /// Sets a future's result, unless it was cancelled and its task has not run since.
 fn finish(future: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = future.py();
-    match future.call_method1(intern!(py, "set_result"), (py.None(),)) {
-        Err(_) if future.call_method0(intern!(py, "done"))?.is_truthy()? => Ok(()),
+    match future.invoke_method(intern!(py, "set_result"), (py.None(),)) {
+        Err(_) if future.invoke_method(intern!(py, "done"), ())?.is_truthy()? => Ok(()),
         other => other.map(drop),
     }
 }
@@ -236,7 +237,9 @@ fn take_if_unused(state: &mut State, fd: RawFd, token: Token) -> Option<Source> 
 /// Tells a handle that it is out. A future that lost its place waits until it is cancelled, as on asyncio.
 fn cancel(py: Python<'_>, waiter: Option<Waiter>) -> PyResult<()> {
     match waiter {
-        Some(Waiter::Handle(handle) | Waiter::Transport(handle)) => handle.call_method0(py, "cancel").map(drop),
+        Some(Waiter::Handle(handle) | Waiter::Transport(handle)) => {
+            handle.bind(py).invoke_method("cancel", ()).map(drop)
+        }
         Some(Waiter::Future(_)) | None => Ok(()),
     }
 }
@@ -246,7 +249,7 @@ fn fileno(fd: &Bound<'_, PyAny>) -> PyResult<RawFd> {
     let number = if fd.is_instance_of::<PyInt>() && fd.ge(0)? {
         fd.clone()
     } else {
-        fd.py().import("selectors")?.call_method1("_fileobj_to_fd", (fd,))?
+        fd.py().import("selectors")?.invoke_method("_fileobj_to_fd", (fd,))?
     };
     number.extract().map_err(|_| PyOverflowError::new_err("Python int too large to convert to C int"))
 }

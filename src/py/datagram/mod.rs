@@ -29,6 +29,7 @@ use super::native::{Args, Method, method};
 use super::transport::{Answer, TransportType, flag, none};
 use super::{address, errors};
 use crate::io::ReadSize;
+use crate::py::invoke::Invoke;
 use crate::sched::{Clocks, System};
 use names::Names;
 
@@ -91,7 +92,7 @@ impl Types {
             METHODS.iter().try_for_each(|method| method.install(class))?;
             let property = py.import("builtins")?.getattr("property")?;
             for (name, getter, setter) in &PROPERTIES {
-                class.setattr(*name, property.call1((getter.bind(class)?, setter.bind(class)?))?)?;
+                class.setattr(*name, property.invoke((getter.bind(class)?, setter.bind(class)?))?)?;
             }
             let base = class.getattr("__base__")?.unbind();
             Ok(Self { transport, base, sends_empty: py.version_info() >= (3, 13) })
@@ -160,13 +161,13 @@ fn make<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
     if !address::is_known(family) {
         return Ok(none(py));
     }
-    let fd = sock.call_method0(intern!(py, "fileno"))?.extract()?;
+    let fd = sock.invoke_method(intern!(py, "fileno"), ())?.extract()?;
     let (event_loop, state) = (this.clone().unbind(), Guarded::new(State::default()));
     let native = Bound::new(py, Datagram { fd, family, sock: sock.to_owned().unbind(), event_loop, state })?;
     let types = Types::get(py)?;
     let transport = types.transport.instance(native.clone(), none(py))?;
     args.call(&transport.getattr(intern!(py, "__init__"))?, slf)?;
-    let peer = transport.call_method1(intern!(py, "get_extra_info"), (intern!(py, "peername"),))?;
+    let peer = transport.invoke_method(intern!(py, "get_extra_info"), (intern!(py, "peername"),))?;
     let connected = peer.is_truthy()?;
     native.get().state(py, |state| state.connected = connected);
     Ok(transport)
@@ -191,7 +192,7 @@ fn read_ready<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
         match received {
             Ok((data, sender)) => {
                 let sender = this.name(py, &sender)?;
-                this.protocol(py).call_method1(intern!(py, "datagram_received"), (data, sender))?;
+                this.protocol(py).invoke_method(intern!(py, "datagram_received"), (data, sender))?;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => this.report(py, &error)?,
@@ -287,7 +288,7 @@ impl Datagram {
     #[cold]
     fn report(&self, py: Python<'_>, error: &io::Error) -> PyResult<()> {
         let error = errors::os_error(py, error).into_value(py);
-        self.protocol(py).call_method1(intern!(py, "error_received"), (error,)).map(drop)
+        self.protocol(py).invoke_method(intern!(py, "error_received"), (error,)).map(drop)
     }
 }
 
@@ -309,7 +310,7 @@ fn leave_to_asyncio<'py>(slf: &Bound<'py, PyAny>, this: &Datagram, args: Args<'_
 
 fn sendto_ready<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     let py = slf.py();
-    let sent = Types::get(py)?.base.bind(py).call_method1(intern!(py, "_sendto_ready"), (slf,));
+    let sent = Types::get(py)?.base.bind(py).invoke_method(intern!(py, "_sendto_ready"), (slf,));
     look_for_room(slf, native(slf)?.get())?;
     sent
 }

@@ -11,6 +11,7 @@ use pyo3::types::{PyTuple, PyType};
 use super::{Class, HandleTypes, INLINE, truth};
 use crate::py::context;
 use crate::py::event_loop::EventLoop;
+use crate::py::invoke::Invoke;
 use crate::py::native::{Args, Method, method};
 
 /// The methods of plain handles alone.
@@ -43,7 +44,7 @@ pub fn install(class: &Bound<'_, PyType>, methods: &[&'static [Method]]) -> PyRe
     methods.iter().flat_map(|some| some.iter()).try_for_each(|method| method.install(class))?;
     let property = class.py().import("builtins")?.getattr("property")?;
     for (name, getter, setter) in &ATTRIBUTES {
-        class.setattr(*name, property.call1((getter.bind(class)?, setter.bind(class)?))?)?;
+        class.setattr(*name, property.invoke((getter.bind(class)?, setter.bind(class)?))?)?;
     }
     Ok(())
 }

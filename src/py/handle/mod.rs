@@ -24,6 +24,7 @@ use pyo3::types::{PyBool, PyTuple, PyType};
 use super::context;
 use super::event_loop::EventLoop;
 use super::native::{Positional, Slot, make_class};
+use crate::py::invoke::Invoke;
 pub use memory::{Fresh, visit};
 pub use run::run;
 
@@ -279,7 +280,7 @@ fn fill<'py>(
     }
     if event_loop.get().is_debug() {
         // The innermost frame is the caller's: native functions have none.
-        let traceback = py.import("asyncio.format_helpers")?.call_method0("extract_stack")?;
+        let traceback = py.import("asyncio.format_helpers")?.invoke_method("extract_stack", ())?;
         // SAFETY: an instance of the class that has this slot, and nobody else has it yet.
         unsafe { types.source_traceback.replace(&handle, traceback) };
     }

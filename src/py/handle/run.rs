@@ -1,7 +1,5 @@
 //! Running a handle as asyncio's `Handle._run` does.
 
-use std::ptr::null_mut;
-
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -14,6 +12,7 @@ use super::{Class, HandleTypes, INLINE, memory};
 use crate::py::call;
 use crate::py::context;
 use crate::py::event_loop::EventLoop;
+use crate::py::invoke::{self, Invoke};
 
 /// Runs a handle as its `_run` does. What asyncio reports is reported, and only what escapes the loop is an error.
 /// `shared` is the context for handles without one of their own.
@@ -43,7 +42,7 @@ fn run_foreign(handle: &Bound<'_, PyAny>) -> PyResult<()> {
     if handle.getattr(intern!(py, "_cancelled"))?.is_truthy()? {
         return Ok(());
     }
-    handle.call_method0(intern!(py, "_run")).map(drop)
+    handle.invoke_method(intern!(py, "_run"), ()).map(drop)
 }
 
 /// Runs a handle that nobody but the loop has: it is not cancelled while it runs, so what is in it stays there.
@@ -73,7 +72,7 @@ unsafe fn run_private<'py>(
         let count = (0..INLINE).take_while(|index| !(*first.add(*index)).is_null()).count();
         // The callee may use the word before its arguments for the time of the call, which spares bound methods a copy of
         // them. It is a slot of the handle, which nobody looks at meanwhile.
-        let call = || vectorcall(py, callback, first, count | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET);
+        let call = || invoke::vectorcall(callback.bind(py), first, count | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET);
         let result = match types.context.peek(object) {
             Some(context) => {
                 shared.leave()?;
@@ -111,7 +110,6 @@ fn run_known(
     event_loop: &Bound<'_, EventLoop>,
     handle: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    let py = handle.py();
     // SAFETY: an instance of the class that has this slot, and True is immortal.
     if unsafe { types.cancelled.is(handle.as_ptr(), ffi::Py_True()) } {
         return Ok(());
@@ -135,7 +133,7 @@ fn run_known(
         // SAFETY: the items of a live tuple lie in a row, and our references keep it and the callback.
         unsafe {
             let items = (*args.as_ptr().cast::<ffi::PyTupleObject>()).ob_item.as_ptr();
-            vectorcall(py, callback.as_unbound(), items, args.len())
+            invoke::vectorcall(&callback, items, args.len())
         }
     });
     let result = match result {
@@ -146,22 +144,6 @@ fn run_known(
         with_critical_section(handle, || shared.set_busy(handle, false));
     }
     result
-}
-
-/// Calls `function` with the objects from `first` on.
-///
-/// # Safety
-/// They live as long as the call. `count` may carry `PY_VECTORCALL_ARGUMENTS_OFFSET` if the word before them may be
-/// written to meanwhile.
-#[inline]
-unsafe fn vectorcall<'py>(
-    py: Python<'py>,
-    function: &Py<PyAny>,
-    first: *const *mut ffi::PyObject,
-    count: usize,
-) -> PyResult<Bound<'py, PyAny>> {
-    // SAFETY: attached; the rest is the caller's promise.
-    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyObject_Vectorcall(function.as_ptr(), first, count, null_mut())) }
 }
 
 #[cold]
@@ -199,7 +181,7 @@ fn report(
     if let Some(traceback) = traceback.filter(|traceback| traceback.is_truthy().unwrap_or(false)) {
         context.set_item("source_traceback", traceback)?;
     }
-    event_loop.call_method1(intern!(py, "call_exception_handler"), (context,)).map(drop)
+    event_loop.invoke_method(intern!(py, "call_exception_handler"), (context,)).map(drop)
 }
 
 /// asyncio's words for a callback and its arguments. Since 3.14 it hides the arguments outside debug mode.
@@ -215,7 +197,7 @@ fn describe<'py>(
     if takes_debug(py)? {
         options.set_item("debug", event_loop.get().is_debug())?;
     }
-    function.call((callback, args), Some(&options))
+    function.invoke_with((callback, args), &options)
 }
 
 /// Whether this version's `_format_callback_source` has the parameter `debug`.
@@ -224,7 +206,7 @@ fn takes_debug(py: Python<'_>) -> PyResult<bool> {
     TAKES_DEBUG
         .get_or_try_init(py, || {
             let function = py.import("asyncio.format_helpers")?.getattr("_format_callback_source")?;
-            let signature = py.import("inspect")?.call_method1("signature", (function,))?;
+            let signature = py.import("inspect")?.invoke_method("signature", (function,))?;
             signature.getattr("parameters")?.contains("debug")
         })
         .copied()

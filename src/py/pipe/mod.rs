@@ -34,6 +34,7 @@ use super::state::Waiter;
 use super::transport::{Answer, TransportType, explain, flag, none, required};
 use super::{context, errors, watch};
 use crate::io::{ReadSize, Watermark, WriteQueue};
+use crate::py::invoke::Invoke;
 
 pub use write::flush_written;
 
@@ -157,9 +158,9 @@ impl Types {
                 methods.iter().chain(&SHARED).try_for_each(|method| method.install(class))?;
                 let property = py.import("builtins")?.getattr("property")?;
                 for (name, getter) in &PROPERTIES {
-                    class.setattr(*name, property.call1((getter.bind(class)?,))?)?;
+                    class.setattr(*name, property.invoke((getter.bind(class)?,))?)?;
                 }
-                class.setattr("_pipe", property.call1((PIPE[0].bind(class)?, PIPE[1].bind(class)?))?)?;
+                class.setattr("_pipe", property.invoke((PIPE[0].bind(class)?, PIPE[1].bind(class)?))?)?;
             }
             Ok(Self { reader, writer })
         })
@@ -217,7 +218,7 @@ fn make<'py>(
         None => PyDict::new(py).into_any(),
     };
     extra.set_item(intern!(py, "pipe"), &*pipe)?;
-    let fd: RawFd = pipe.call_method0(intern!(py, "fileno"))?.extract()?;
+    let fd: RawFd = pipe.invoke_method(intern!(py, "fileno"), ())?.extract()?;
     let kind = FileKind::of(fd).map_err(|error| errors::os_error(py, &error))?;
     let first = first(kind).map_err(pyo3::exceptions::PyValueError::new_err)?;
     set_nonblocking(fd).map_err(|error| errors::os_error(py, &error))?;
@@ -359,14 +360,14 @@ fn call_connection_lost<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> An
 fn lost(end: End<'_, '_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = end.py();
     let told = match end.protocol() {
-        Some(protocol) => protocol.call_method1(intern!(py, "connection_lost"), (error,)).map(drop),
+        Some(protocol) => protocol.invoke_method(intern!(py, "connection_lost"), (error,)).map(drop),
         None => Ok(()),
     };
     let (pipe, _garbage) = end.state(|state| {
         state.ended = true;
         (state.pipe.take(), (state.protocol.take(), state.queue.take_all()))
     });
-    let closed = pipe.map_or(Ok(()), |pipe| pipe.call_method0(py, intern!(py, "close")).map(drop));
+    let closed = pipe.map_or(Ok(()), |pipe| pipe.bind(py).invoke_method(intern!(py, "close"), ()).map(drop));
     told.and(closed)
 }
 

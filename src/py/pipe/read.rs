@@ -10,6 +10,7 @@ use super::super::native::{Method, method};
 use super::super::receive::{FILE, Read, receive};
 use super::super::transport::{Answer, flag, log, none};
 use super::{End, act, close, with_end};
+use crate::py::invoke::Invoke;
 
 pub static METHODS: [Method; 6] = [
     method!(c"is_reading", fn() is_reading, c"Whether the transport is receiving."),
@@ -72,7 +73,7 @@ fn read_ready<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
             Read::Some(data, count, _) => {
                 end.state(|state| state.read_size.learn(count));
                 let Some(protocol) = end.protocol() else { return Ok(()) };
-                protocol.call_method1(intern!(end.py(), "data_received"), (data,)).map(drop)
+                protocol.invoke_method(intern!(end.py(), "data_received"), (data,)).map(drop)
             }
             Read::Nothing => Ok(()),
             Read::End => ended(end),

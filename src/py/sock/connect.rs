@@ -12,6 +12,7 @@ use zloop_backends::{Interest, attempt};
 use super::super::native::Args;
 use super::super::{accept as server, address, call, errors};
 use super::{Answer, Tried, family_of, never_blocks, try_on};
+use crate::py::invoke::Invoke;
 
 /// `sock_connect(sock, address)`, to an Internet address that needs no resolver.
 pub fn connect<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
@@ -38,7 +39,7 @@ pub fn finish<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> 
     if let (Some(sock), Some(to)) = (args.get(0), args.get(1)) {
         let socket = py.import("socket")?;
         let option = (socket.getattr(intern!(py, "SOL_SOCKET"))?, socket.getattr(intern!(py, "SO_ERROR"))?);
-        let errno: i32 = sock.call_method1(intern!(py, "getsockopt"), option)?.extract()?;
+        let errno: i32 = sock.invoke_method(intern!(py, "getsockopt"), option)?.extract()?;
         if errno != 0 {
             let known = address::from_python(&to, family_of(&sock)?);
             let shown = known.map_or(Ok(to.to_owned()), |known| address::to_python(py, &known))?;

@@ -13,6 +13,7 @@ use super::super::event_loop::EventLoop;
 use super::super::native::Args;
 use super::super::{errors, watch};
 use super::Answer;
+use crate::py::invoke::Invoke;
 
 /// A part of a file.
 pub struct Part {
@@ -69,7 +70,7 @@ pub fn send<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
     let this = slf.cast::<EventLoop>()?;
     let part = Part::of(args, 1)?;
     let to: RawFd = match args.get(0) {
-        Some(sock) => sock.call_method0(intern!(py, "fileno"))?.extract()?,
+        Some(sock) => sock.invoke_method(intern!(py, "fileno"), ())?.extract()?,
         None => -1,
     };
     let progress = part.send(py, to)?;

@@ -33,6 +33,7 @@ use super::accept::socket_class;
 use super::event_loop::EventLoop;
 use super::native::{Args, Method, method};
 use super::{errors, watch};
+use crate::py::invoke::Invoke;
 
 static METHODS: [Method; 12] = [
     method!(c"_try_recv", recv::recv, c"Bytes from a socket, a future if there are none, or None."),
@@ -106,13 +107,13 @@ fn plain_fd(sock: &Bound<'_, PyAny>) -> PyResult<Option<RawFd>> {
     if !sock.get_type().is(socket_class(py)?) {
         return Ok(None);
     }
-    let fd: RawFd = sock.call_method0(intern!(py, "fileno"))?.extract()?;
+    let fd: RawFd = sock.invoke_method(intern!(py, "fileno"), ())?.extract()?;
     Ok((fd >= 0).then_some(fd))
 }
 
 /// Whether a socket is in non-blocking mode: one with a timeout is not, whatever the kernel thinks.
 fn never_blocks(sock: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let timeout = sock.call_method0(intern!(sock.py(), "gettimeout"))?;
+    let timeout = sock.invoke_method(intern!(sock.py(), "gettimeout"), ())?;
     Ok(timeout.cast_exact::<PyFloat>().is_ok_and(|seconds| seconds.value() == 0.0))
 }
 
@@ -123,13 +124,13 @@ fn family_of(sock: &Bound<'_, PyAny>) -> PyResult<i32> {
     let getter = GETTER.get_or_try_init(py, || {
         py.import("_socket")?.getattr("socket")?.getattr("family")?.getattr("__get__").map(Bound::unbind)
     })?;
-    getter.bind(py).call1((sock,))?.extract()
+    getter.bind(py).invoke((sock,))?.extract()
 }
 
 fn wait_writable<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
     let this = slf.cast::<EventLoop>()?;
     let fd: RawFd = match args.get(0) {
-        Some(sock) => sock.call_method0(intern!(slf.py(), "fileno"))?.extract()?,
+        Some(sock) => sock.invoke_method(intern!(slf.py(), "fileno"), ())?.extract()?,
         None => -1,
     };
     watch::wait(this, fd, Interest::WRITE)
@@ -138,7 +139,7 @@ fn wait_writable<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'p
 fn stop_waiting<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
     let py = slf.py();
     if let (Some(sock), Some(future)) = (args.get(0), args.get(1)) {
-        let fd: RawFd = sock.call_method0(intern!(py, "fileno"))?.extract()?;
+        let fd: RawFd = sock.invoke_method(intern!(py, "fileno"), ())?.extract()?;
         watch::give_up(slf.cast::<EventLoop>()?, &future, fd)?;
     }
     Ok(py.None().into_bound(py))

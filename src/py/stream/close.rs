@@ -11,6 +11,7 @@ use super::super::event_loop::EventLoop;
 use super::super::transport::explain;
 use super::file::lost_error;
 use super::{Conn, detach, tell_server, write};
+use crate::py::invoke::Invoke;
 
 /// `transport.close()`: no more is read, what was written still leaves.
 pub fn close(conn: Conn<'_, '_>) -> PyResult<()> {
@@ -65,7 +66,7 @@ fn schedule_lost(conn: Conn<'_, '_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
 pub fn lost(conn: Conn<'_, '_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = conn.py();
     let told = match conn.protocol() {
-        Some(protocol) => protocol.call_method1(intern!(py, "connection_lost"), (error,)).map(drop),
+        Some(protocol) => protocol.invoke_method(intern!(py, "connection_lost"), (error,)).map(drop),
         None => Ok(()),
     };
     let closed = release(conn);
@@ -82,10 +83,10 @@ pub fn lost(conn: Conn<'_, '_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
 /// Fails a future, unless it is done already.
 pub fn fail(waiter: &Bound<'_, PyAny>, error: PyErr) -> PyResult<()> {
     let py = waiter.py();
-    if waiter.call_method0(intern!(py, "done"))?.is_truthy()? {
+    if waiter.invoke_method(intern!(py, "done"), ())?.is_truthy()? {
         return Ok(());
     }
-    waiter.call_method1(intern!(py, "set_exception"), (error,)).map(drop)
+    waiter.invoke_method(intern!(py, "set_exception"), (error,)).map(drop)
 }
 
 /// Closes the socket, once, and leaves the loop and the server.
@@ -94,7 +95,7 @@ pub fn release(conn: Conn<'_, '_>) -> PyResult<()> {
     detach(conn);
     let (sock, server, _garbage) =
         conn.state(|state| (state.sock.take(), state.server.take(), (state.protocol.take(), state.queue.take_all())));
-    let closed = sock.map_or(Ok(()), |sock| sock.call_method0(py, intern!(py, "close")).map(drop));
+    let closed = sock.map_or(Ok(()), |sock| sock.bind(py).invoke_method(intern!(py, "close"), ()).map(drop));
     if let Some(server) = server {
         tell_server(conn, server.bind(py), intern!(py, "_detach"))?;
     }
@@ -109,7 +110,7 @@ pub fn shutdown(conn: Conn<'_, '_>) -> PyResult<()> {
     }
     let how = py.import("socket")?.getattr(intern!(py, "SHUT_WR"))?;
     match conn.state(|state| state.sock.as_ref().map(|sock| sock.clone_ref(py))) {
-        Some(sock) => sock.call_method1(py, intern!(py, "shutdown"), (how,)).map(drop),
+        Some(sock) => sock.bind(py).invoke_method(intern!(py, "shutdown"), (how,)).map(drop),
         None => Ok(()),
     }
 }

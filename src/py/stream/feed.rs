@@ -18,6 +18,7 @@ use pyo3::{PyTypeInfo, intern};
 use super::super::native::{is_method, type_version};
 use super::super::receive::{self, Read, SOCKET};
 use super::{Conn, close, read};
+use crate::py::invoke::Invoke;
 
 /// Reads once for a protocol that was a `StreamReaderProtocol` when it was set.
 pub fn once(conn: Conn<'_, '_>) -> PyResult<()> {
@@ -36,7 +37,7 @@ pub fn once(conn: Conn<'_, '_>) -> PyResult<()> {
     let fed = match stray {
         None => arrived(&reader, &buffer, limit),
         // Somebody holds a view of the buffer: asyncio's error.
-        Some(data) => protocol.call_method1(intern!(conn.py(), "data_received"), (data,)).map(drop),
+        Some(data) => protocol.invoke_method(intern!(conn.py(), "data_received"), (data,)).map(drop),
     };
     fed.or_else(|error| close::failed(conn, error, read::CALL_FAILED))
 }
@@ -47,8 +48,8 @@ fn arrived(reader: &Bound<'_, PyAny>, buffer: &Bound<'_, PyByteArray>, limit: us
     let waiter = reader.getattr(intern!(py, "_waiter"))?;
     if !waiter.is_none() {
         reader.setattr(intern!(py, "_waiter"), py.None())?;
-        if !waiter.call_method0(intern!(py, "cancelled"))?.is_truthy()? {
-            waiter.call_method1(intern!(py, "set_result"), (py.None(),))?;
+        if !waiter.invoke_method(intern!(py, "cancelled"), ())?.is_truthy()? {
+            waiter.invoke_method(intern!(py, "set_result"), (py.None(),))?;
         }
     }
     if buffer.len() <= limit.saturating_mul(2) {
@@ -58,7 +59,7 @@ fn arrived(reader: &Bound<'_, PyAny>, buffer: &Bound<'_, PyByteArray>, limit: us
     if transport.is_none() || reader.getattr(intern!(py, "_paused"))?.is_truthy()? {
         return Ok(());
     }
-    match transport.call_method0(intern!(py, "pause_reading")) {
+    match transport.invoke_method(intern!(py, "pause_reading"), ()) {
         Ok(_) => reader.setattr(intern!(py, "_paused"), true),
         Err(error) if error.is_instance_of::<PyNotImplementedError>(py) => {
             reader.setattr(intern!(py, "_transport"), py.None())

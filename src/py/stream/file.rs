@@ -12,6 +12,7 @@ use super::super::native::Args;
 use super::super::sock::Part;
 use super::super::transport::{Answer, none};
 use super::{Conn, attach, with_conn, write};
+use crate::py::invoke::Invoke;
 
 /// What whoever waits hears when the connection is lost.
 pub fn lost_error() -> PyErr {
@@ -28,7 +29,7 @@ pub fn make_empty_waiter<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
         write::settle(conn)?;
         let waiter = new_waiter(conn)?;
         if conn.state(|state| state.is_idle()) {
-            waiter.call_method1(intern!(py, "set_result"), (py.None(),))?;
+            waiter.invoke_method(intern!(py, "set_result"), (py.None(),))?;
         }
         Ok(waiter)
     })
@@ -75,7 +76,7 @@ fn wait_for_room<'py>(conn: Conn<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
 
 /// A future for the next time that the transport has news.
 fn new_waiter<'py>(conn: Conn<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
-    let waiter = conn.event_loop.call_method0(intern!(conn.py(), "create_future"))?;
+    let waiter = conn.event_loop.invoke_method(intern!(conn.py(), "create_future"), ())?;
     let kept = waiter.clone().unbind();
     let _old = conn.state(|state| state.empty_waiter.replace(kept));
     Ok(waiter)

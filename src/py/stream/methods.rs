@@ -12,6 +12,7 @@ use super::super::{context, errors};
 use super::feed::Stock;
 use super::{Conn, Kind, attach, close, file, look_again, with_conn, write};
 use crate::io::ReadSize;
+use crate::py::invoke::Invoke;
 
 static METHODS: [Method; 23] = [
     method!(c"write", write_data, c"Write some data; it is sent when the callback that wrote it returns."),
@@ -66,7 +67,7 @@ pub fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
     }
     let property = py.import("builtins")?.getattr("property")?;
     for (name, getter) in &PROPERTIES {
-        class.setattr(*name, property.call1((getter.bind(class)?,))?)?;
+        class.setattr(*name, property.invoke((getter.bind(class)?,))?)?;
     }
     class.setattr("max_size", ReadSize::LARGEST)?;
     class.setattr("_start_tls_compatible", true)?;
@@ -300,7 +301,7 @@ fn del<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     let options = pyo3::types::PyDict::new(py);
     options.set_item("source", slf)?;
     let category = py.get_type::<PyResourceWarning>();
-    let warned = warn(py, (text, category), Some(&options));
+    let warned = warn(py, (text, category), &options);
     let released = act(slf, close::release);
     warned.and(released)
 }

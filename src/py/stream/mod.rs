@@ -37,6 +37,7 @@ use super::run;
 use super::state::{Item, Source};
 use super::transport::TransportType;
 use crate::io::{ReadSize, Watermark, WriteQueue};
+use crate::py::invoke::Invoke;
 
 pub use write::flush_dirty;
 
@@ -186,8 +187,8 @@ pub struct Parts<'py> {
 /// Makes a transport and schedules its start, in asyncio's order: `connection_made`, reading, the waiter.
 pub fn create<'py>(this: &Bound<'py, EventLoop>, parts: Parts<'py>) -> PyResult<Bound<'py, PyAny>> {
     let py = this.py();
-    this.call_method1(intern!(py, "_ensure_fd_no_transport"), (&parts.sock,))?;
-    let fd: RawFd = parts.sock.call_method0(intern!(py, "fileno"))?.extract()?;
+    this.invoke_method(intern!(py, "_ensure_fd_no_transport"), (&parts.sock,))?;
+    let fd: RawFd = parts.sock.invoke_method(intern!(py, "fileno"), ())?.extract()?;
     let extra = describe_socket(&parts.sock, parts.extra.as_ref())?;
     // All TCP connections have it, as asyncio's documentation says: its code leaves out sockets made without a protocol.
     attempt::set_nodelay(fd);
@@ -287,11 +288,11 @@ fn describe_socket<'py>(sock: &Bound<'py, PyAny>, extra: Option<&Bound<'py, PyAn
         Some(extra) => extra.clone(),
         None => PyDict::new(py).into_any(),
     };
-    let shown = py.import("asyncio.trsock")?.call_method1(intern!(py, "TransportSocket"), (sock,))?;
+    let shown = py.import("asyncio.trsock")?.invoke_method(intern!(py, "TransportSocket"), (sock,))?;
     extra.set_item(intern!(py, "socket"), shown)?;
-    extra.set_item(intern!(py, "sockname"), sock.call_method0(intern!(py, "getsockname")).ok())?;
+    extra.set_item(intern!(py, "sockname"), sock.invoke_method(intern!(py, "getsockname"), ()).ok())?;
     if !extra.contains(intern!(py, "peername"))? {
-        extra.set_item(intern!(py, "peername"), sock.call_method0(intern!(py, "getpeername")).ok())?;
+        extra.set_item(intern!(py, "peername"), sock.invoke_method(intern!(py, "getpeername"), ()).ok())?;
     }
     Ok(extra)
 }
@@ -303,9 +304,9 @@ fn tell_server(
     method: &Bound<'_, pyo3::types::PyString>,
 ) -> PyResult<()> {
     if conn.py().version_info() >= (3, 13) {
-        server.call_method1(method, (conn.transport,)).map(drop)
+        server.invoke_method(method, (conn.transport,)).map(drop)
     } else {
-        server.call_method0(method).map(drop)
+        server.invoke_method(method, ()).map(drop)
     }
 }
 

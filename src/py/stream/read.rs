@@ -12,6 +12,7 @@ use super::super::tls::TlsProtocol;
 use super::super::transport::log;
 use super::super::{call, errors};
 use super::{Conn, Kind, close, feed, look_again};
+use crate::py::invoke::Invoke;
 
 /// Reads once and hands it to the protocol.
 pub fn once(conn: Conn<'_, '_>) -> PyResult<()> {
@@ -30,7 +31,7 @@ pub const CALL_FAILED: &str = "Fatal error: protocol.data_received() call failed
 pub fn as_bytes(conn: Conn<'_, '_>) -> PyResult<()> {
     let Some(data) = received(conn)? else { return Ok(()) };
     let Some(protocol) = conn.protocol() else { return Ok(()) };
-    match protocol.call_method1(intern!(conn.py(), "data_received"), (data,)) {
+    match protocol.invoke_method(intern!(conn.py(), "data_received"), (data,)) {
         Ok(_) => Ok(()),
         Err(error) => close::failed(conn, error, CALL_FAILED),
     }
@@ -73,14 +74,14 @@ fn into_protocol(conn: Conn<'_, '_>) -> PyResult<()> {
         Ok(other) => return no_data(conn, other),
         Err(error) => return close::failed(conn, error, "Fatal read error on socket transport"),
     };
-    match protocol.call_method1(intern!(py, "buffer_updated"), (count,)) {
+    match protocol.invoke_method(intern!(py, "buffer_updated"), (count,)) {
         Ok(_) => Ok(()),
         Err(error) => close::failed(conn, error, "Fatal error: protocol.buffer_updated() call failed."),
     }
 }
 
 fn lent_buffer<'py>(protocol: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    let buffer = protocol.call_method1(intern!(protocol.py(), "get_buffer"), (-1,))?;
+    let buffer = protocol.invoke_method(intern!(protocol.py(), "get_buffer"), (-1,))?;
     if buffer.len()? == 0 {
         return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
     }
@@ -154,7 +155,7 @@ fn end(conn: Conn<'_, '_>) -> PyResult<()> {
         log(py, "debug", ("%r received EOF", conn.transport))?;
     }
     let Some(protocol) = conn.protocol() else { return Ok(()) };
-    let keep_open = protocol.call_method0(intern!(py, "eof_received")).and_then(|keep| keep.is_truthy());
+    let keep_open = protocol.invoke_method(intern!(py, "eof_received"), ()).and_then(|keep| keep.is_truthy());
     match keep_open {
         Ok(true) => Ok(()),
         Ok(false) => close::close(conn),

@@ -18,6 +18,7 @@ use super::super::transport::{SILENT_DROPS, exact_bytes, log, snapshot, tell_pro
 use super::super::{context, errors, pipe, run, tls};
 use super::{Conn, attach, close, is_native, with_conn};
 use crate::io::WriteQueue;
+use crate::py::invoke::Invoke;
 
 /// `transport.write(data)`.
 pub fn write(conn: Conn<'_, '_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -41,7 +42,7 @@ pub fn write_owned(conn: Conn<'_, '_>, data: PyBackedBytes) -> PyResult<()> {
 pub fn writelines(conn: Conn<'_, '_>, lines: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = conn.py();
     if py.version_info() < (3, 12) {
-        return write(conn, PyBytes::new(py, b"").call_method1(intern!(py, "join"), (lines,))?.as_any());
+        return write(conn, PyBytes::new(py, b"").invoke_method(intern!(py, "join"), (lines,))?.as_any());
     }
     check_open(conn, "writelines", "writelines")?;
     if !lines.is_truthy()? || drops(conn)? {
@@ -273,9 +274,9 @@ fn progressed(conn: Conn<'_, '_>) -> PyResult<()> {
         return Ok(());
     }
     if let Some(waiter) = waiter
-        && !waiter.call_method0(py, intern!(py, "done"))?.is_truthy(py)?
+        && !waiter.bind(py).invoke_method(intern!(py, "done"), ())?.is_truthy()?
     {
-        waiter.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
+        waiter.bind(py).invoke_method(intern!(py, "set_result"), (py.None(),))?;
     }
     if closing {
         close::lost(conn, py.None().bind(py))

@@ -8,6 +8,7 @@ use pyo3::types::PyString;
 
 use super::super::stream;
 use super::Session;
+use crate::py::invoke::Invoke;
 
 /// Hands it records. Ours takes them without a call.
 pub fn write(session: Session<'_, '_>, data: PyBackedBytes) -> PyResult<()> {
@@ -16,7 +17,7 @@ pub fn write(session: Session<'_, '_>, data: PyBackedBytes) -> PyResult<()> {
     if stream::is_native(&below)? {
         return stream::write_records(&below, data);
     }
-    below.call_method1(intern!(py, "write"), (data,)).map(drop)
+    below.invoke_method(intern!(py, "write"), (data,)).map(drop)
 }
 
 /// Has it send what it can before something ends it.
@@ -30,7 +31,7 @@ pub fn settle(session: Session<'_, '_>) -> PyResult<()> {
 /// Calls one of its methods that take nothing, unless the connection is gone.
 pub fn tell<'py>(session: Session<'_, 'py>, method: &Bound<'py, PyString>) -> PyResult<()> {
     match session.object(|state| state.below.as_ref()) {
-        Some(below) => below.call_method0(method).map(drop),
+        Some(below) => below.invoke_method(method, ()).map(drop),
         None => Ok(()),
     }
 }
@@ -38,7 +39,7 @@ pub fn tell<'py>(session: Session<'_, 'py>, method: &Bound<'py, PyString>) -> Py
 /// Ends it at once.
 pub fn force_close<'py>(session: Session<'_, 'py>, error: &Bound<'py, PyAny>) -> PyResult<()> {
     match session.object(|state| state.below.as_ref()) {
-        Some(below) => below.call_method1(intern!(session.py(), "_force_close"), (error,)).map(drop),
+        Some(below) => below.invoke_method(intern!(session.py(), "_force_close"), (error,)).map(drop),
         None => Ok(()),
     }
 }

@@ -11,6 +11,7 @@ use pyo3::types::{PyBytes, PyType};
 
 use super::direct::Direct;
 use super::portable::{Asked, Portable};
+use crate::py::invoke::Invoke;
 use crate::tls::OpenSsl;
 
 /// How a step of a handshake, or of its inverse, came out.
@@ -101,12 +102,12 @@ impl Engine {
 
     /// Goes on with the handshake. Errors are those of `do_handshake()`.
     pub fn handshake(&self, py: Python<'_>) -> PyResult<Step> {
-        self.step(|| self.object(py).call_method0(intern!(py, "do_handshake")))
+        self.step(|| self.object(py).invoke_method(intern!(py, "do_handshake"), ()))
     }
 
     /// Goes on with the end of the session. Errors are those of `unwrap()`.
     pub fn unwrap(&self, py: Python<'_>) -> PyResult<Step> {
-        self.step(|| self.object(py).call_method0(intern!(py, "unwrap")))
+        self.step(|| self.object(py).invoke_method(intern!(py, "unwrap"), ()))
     }
 
     /// Makes a call, and tells "not yet" from a failure.
@@ -157,7 +158,7 @@ impl Engine {
 pub fn join<'py>(py: Python<'py>, mut chunks: Vec<Bound<'py, PyAny>>) -> PyResult<Option<Bound<'py, PyBytes>>> {
     let data = match chunks.len() {
         0 | 1 => chunks.pop(),
-        _ => Some(PyBytes::new(py, b"").call_method1(intern!(py, "join"), (chunks,))?),
+        _ => Some(PyBytes::new(py, b"").invoke_method(intern!(py, "join"), (chunks,))?),
     };
     Ok(data.map(Bound::cast_into).transpose()?)
 }

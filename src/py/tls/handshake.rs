@@ -9,6 +9,7 @@ use super::super::event_loop::EventLoop;
 use super::super::transport::log;
 use super::engine::{Names, Step};
 use super::{Session, read, shutdown, write};
+use crate::py::invoke::Invoke;
 use crate::tls::{Phase, Told};
 
 /// Begins, with a timer that ends it when it takes too long.
@@ -58,7 +59,7 @@ fn completed(session: Session<'_, '_>) -> PyResult<()> {
     });
     if first && let Some(protocol) = session.protocol() {
         let transport = session.object(|state| state.transport.as_ref());
-        protocol.call_method1(intern!(session.py(), "connection_made"), (transport,))?;
+        protocol.invoke_method(intern!(session.py(), "connection_made"), (transport,))?;
     }
     wake_waiter(session, None)?;
     read::read(session)
@@ -69,12 +70,12 @@ fn describe(session: Session<'_, '_>) -> PyResult<()> {
     let py = session.py();
     let engine = session.engine()?;
     let object = engine.object(py);
-    let certificate = object.call_method0(intern!(py, "getpeercert"))?;
+    let certificate = object.invoke_method(intern!(py, "getpeercert"), ())?;
     let extra = session.state(|state| state.extra.clone_ref(py));
     let extra = extra.bind(py);
     extra.set_item(intern!(py, "peercert"), certificate)?;
-    extra.set_item(intern!(py, "cipher"), object.call_method0(intern!(py, "cipher"))?)?;
-    extra.set_item(intern!(py, "compression"), object.call_method0(intern!(py, "compression"))?)?;
+    extra.set_item(intern!(py, "cipher"), object.invoke_method(intern!(py, "cipher"), ())?)?;
+    extra.set_item(intern!(py, "compression"), object.invoke_method(intern!(py, "compression"), ())?)?;
     extra.set_item(intern!(py, "ssl_object"), object)
 }
 
@@ -110,7 +111,7 @@ pub fn timed_out(session: Session<'_, '_>) -> PyResult<()> {
 
 pub fn cancel_timer(session: Session<'_, '_>) -> PyResult<()> {
     match session.state(|state| state.handshake_timer.take()) {
-        Some(timer) => timer.call_method0(session.py(), intern!(session.py(), "cancel")).map(drop),
+        Some(timer) => timer.bind(session.py()).invoke_method(intern!(session.py(), "cancel"), ()).map(drop),
         None => Ok(()),
     }
 }
@@ -119,12 +120,12 @@ pub fn cancel_timer(session: Session<'_, '_>) -> PyResult<()> {
 pub fn wake_waiter<'py>(session: Session<'_, 'py>, error: Option<&Bound<'py, PyAny>>) -> PyResult<()> {
     let py = session.py();
     let Some(waiter) = session.state(|state| state.waiter.take()) else { return Ok(()) };
-    if waiter.call_method0(py, intern!(py, "cancelled"))?.is_truthy(py)? {
+    if waiter.bind(py).invoke_method(intern!(py, "cancelled"), ())?.is_truthy()? {
         return Ok(());
     }
     match error {
-        Some(error) => waiter.call_method1(py, intern!(py, "set_exception"), (error,)),
-        None => waiter.call_method1(py, intern!(py, "set_result"), (py.None(),)),
+        Some(error) => waiter.bind(py).invoke_method(intern!(py, "set_exception"), (error,)),
+        None => waiter.bind(py).invoke_method(intern!(py, "set_result"), (py.None(),)),
     }
     .map(drop)
 }

@@ -40,6 +40,7 @@ use super::cell::Guarded;
 use super::event_loop::EventLoop;
 use super::transport::is_buffered;
 use crate::io::{Watermark, WriteQueue};
+use crate::py::invoke::Invoke;
 use crate::tls::{Phase, Told};
 use engine::Engine;
 
@@ -160,13 +161,13 @@ impl<'a, 'py> Session<'a, 'py> {
 
     /// Calls one of this protocol's own methods in the next turn.
     fn soon(self, name: &Bound<'py, PyString>) -> PyResult<()> {
-        self.event_loop().call_method1(intern!(self.py(), "call_soon"), (self.method(name)?,)).map(drop)
+        self.event_loop().invoke_method(intern!(self.py(), "call_soon"), (self.method(name)?,)).map(drop)
     }
 
     /// Calls one of this protocol's own methods after `delay` seconds.
     fn later(self, delay: &Py<PyAny>, name: &Bound<'py, PyString>) -> PyResult<Py<PyAny>> {
         let arguments = (delay, self.method(name)?);
-        self.event_loop().call_method1(intern!(self.py(), "call_later"), arguments).map(Bound::unbind)
+        self.event_loop().invoke_method(intern!(self.py(), "call_later"), arguments).map(Bound::unbind)
     }
 
     /// Takes the program's protocol and finds out of which kind it is.
@@ -188,7 +189,7 @@ impl<'a, 'py> Session<'a, 'py> {
             return Ok(value);
         }
         match self.object(|state| state.below.as_ref()) {
-            Some(below) => below.call_method1(intern!(py, "get_extra_info"), (name, default)),
+            Some(below) => below.invoke_method(intern!(py, "get_extra_info"), (name, default)),
             None => Ok(default),
         }
     }
@@ -211,7 +212,7 @@ impl<'a, 'py> Session<'a, 'py> {
     fn tell(self, method: &str) -> PyResult<()> {
         let py = self.py();
         let Some(protocol) = self.protocol() else { return Ok(()) };
-        match protocol.call_method0(method) {
+        match protocol.invoke_method(method, ()) {
             Ok(_) => Ok(()),
             Err(error) if super::call::escapes(py, &error) => Err(error),
             Err(error) => {
@@ -220,7 +221,7 @@ impl<'a, 'py> Session<'a, 'py> {
                 report.set_item("exception", error.value(py))?;
                 report.set_item("transport", self.object(|state| state.transport.as_ref()))?;
                 report.set_item("protocol", self.0)?;
-                self.event_loop().call_method1(intern!(py, "call_exception_handler"), (report,)).map(drop)
+                self.event_loop().invoke_method(intern!(py, "call_exception_handler"), (report,)).map(drop)
             }
         }
     }
@@ -275,7 +276,7 @@ impl TlsProtocol {
             sslcontext
         } else {
             let create = py.import("asyncio.sslproto")?.getattr("_create_transport_context")?;
-            create.call1((server_side, &server_hostname))?
+            create.invoke((server_side, &server_hostname))?
         };
         let hostname = match server_hostname {
             Some(name) if !server_side && name.is_truthy()? => name,

@@ -12,6 +12,7 @@ use pyo3::types::{PyBytes, PyDict, PyMemoryView, PySlice};
 
 use super::super::call::{bytes_filled_by, lend};
 use super::engine::{End, Names, again, join};
+use crate::py::invoke::Invoke;
 
 /// The most data of one record: no read brings more.
 const RECORD_MAX: usize = 16 * 1024;
@@ -49,11 +50,11 @@ impl Portable {
     pub fn of(context: &Bound<'_, PyAny>, server_side: bool, hostname: &Bound<'_, PyAny>) -> PyResult<Self> {
         let py = context.py();
         let memory_bio = Names::get(py)?.memory_bio.bind(py);
-        let (incoming, outgoing) = (memory_bio.call0()?, memory_bio.call0()?);
+        let (incoming, outgoing) = (memory_bio.invoke(())?, memory_bio.invoke(())?);
         let options = PyDict::new(py);
         options.set_item(intern!(py, "server_side"), server_side)?;
         options.set_item(intern!(py, "server_hostname"), hostname)?;
-        let object = context.call_method(intern!(py, "wrap_bio"), (&incoming, &outgoing), Some(&options))?;
+        let object = context.getattr(intern!(py, "wrap_bio"))?.invoke_with((&incoming, &outgoing), &options)?;
         let records = inner(&object)?.unwrap_or_else(|| object.clone());
         let class = py.import(intern!(py, "_ssl")).and_then(|module| module.getattr(intern!(py, "_SSLSocket")));
         let native = class.is_ok_and(|class| records.get_type().is(&class));
@@ -63,7 +64,7 @@ impl Portable {
 
     pub fn feed(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = data.py();
-        self.incoming.bind(py).call_method1(intern!(py, "write"), (data,)).map(drop)
+        self.incoming.bind(py).invoke_method(intern!(py, "write"), (data,)).map(drop)
     }
 
     pub fn read<'py>(&self, py: Python<'py>) -> PyResult<(Option<Bound<'py, PyBytes>>, End)> {
@@ -132,7 +133,7 @@ impl Portable {
         if self.outgoing(py)? == 0 {
             return Ok(None);
         }
-        let data = self.outgoing.bind(py).call_method0(intern!(py, "read"))?;
+        let data = self.outgoing.bind(py).invoke_method(intern!(py, "read"), ())?;
         Ok(Some(PyBackedBytes::from(data.cast_into::<PyBytes>()?)))
     }
 
@@ -146,7 +147,7 @@ impl Portable {
 
     /// What a read could use: bytes of the peer, and data of a record that was begun.
     fn waiting(&self, py: Python<'_>) -> PyResult<usize> {
-        let pending: usize = self.records.bind(py).call_method0(intern!(py, "pending"))?.extract()?;
+        let pending: usize = self.records.bind(py).invoke_method(intern!(py, "pending"), ())?.extract()?;
         Ok(pending + self.incoming(py)?)
     }
 }
@@ -158,7 +159,7 @@ impl Asked {
     }
 
     fn read_once<'py>(&self, py: Python<'py>, size: usize) -> PyResult<(Option<Bound<'py, PyAny>>, End)> {
-        match self.records.bind(py).call_method1(intern!(py, "read"), (size,)) {
+        match self.records.bind(py).invoke_method(intern!(py, "read"), (size,)) {
             Ok(chunk) if chunk.len()? == 0 => Ok((None, End::Closed)),
             Ok(chunk) => Ok((Some(chunk), End::Again)),
             Err(error) => Ok((None, again(error).map_or_else(End::Failed, |()| End::Again))),
@@ -175,7 +176,7 @@ impl Asked {
     /// Has the object fill a buffer of `size` bytes: how many it did, or why none.
     fn fill(&self, size: usize, buffer: &Bound<'_, PyAny>) -> PyResult<(usize, End)> {
         let py = buffer.py();
-        match self.records.bind(py).call_method1(intern!(py, "read"), (size, buffer)) {
+        match self.records.bind(py).invoke_method(intern!(py, "read"), (size, buffer)) {
             Ok(count) => match count.extract()? {
                 0 => Ok((0, End::Closed)),
                 count => Ok((count, End::Again)),
@@ -189,7 +190,7 @@ impl Asked {
         if range.len() < data.len() {
             part = PyMemoryView::from(&part)?.get_item(slice(py, range))?;
         }
-        match self.records.bind(py).call_method1(intern!(py, "write"), (part,)) {
+        match self.records.bind(py).invoke_method(intern!(py, "write"), (part,)) {
             Ok(count) => count.extract().map(Some),
             Err(error) => again(error).map(|()| None),
         }

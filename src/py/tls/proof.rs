@@ -10,6 +10,7 @@ use pyo3::types::PyBytes;
 use super::direct::Direct;
 use super::engine::{End, Engine, Step};
 use super::portable::Portable;
+use crate::py::invoke::Invoke;
 use crate::tls::OpenSsl;
 
 /// The versions of CPython whose objects are known.
@@ -76,11 +77,11 @@ fn prove(py: Python<'_>, openssl: &'static OpenSsl) -> PyResult<Result<(), &'sta
 /// A context for sessions without certificates.
 fn context<'py>(py: Python<'py>, protocol: &str) -> PyResult<Bound<'py, PyAny>> {
     let ssl = py.import("ssl")?;
-    let context = ssl.getattr("SSLContext")?.call1((ssl.getattr(protocol)?,))?;
+    let context = ssl.getattr("SSLContext")?.invoke((ssl.getattr(protocol)?,))?;
     context.setattr("check_hostname", false)?;
     context.setattr("verify_mode", ssl.getattr("CERT_NONE")?)?;
     context.setattr("maximum_version", ssl.getattr("TLSVersion")?.getattr("TLSv1_2")?)?;
-    context.call_method1("set_ciphers", ("AECDH:@SECLEVEL=0",))?;
+    context.invoke_method("set_ciphers", ("AECDH:@SECLEVEL=0",))?;
     Ok(context)
 }
 
@@ -92,7 +93,7 @@ fn shake_hands(py: Python<'_>, client: &Engine, server: &Engine) -> PyResult<boo
         }];
         carry(py, server, client)?;
         if steps == [Step::Done; 2] {
-            let ciphers = [client, server].map(|engine| engine.object(py).call_method0(intern!(py, "cipher")));
+            let ciphers = [client, server].map(|engine| engine.object(py).invoke_method(intern!(py, "cipher"), ()));
             let [one, other] = ciphers;
             return one?.eq(other?);
         }

@@ -10,6 +10,7 @@ use super::super::call;
 use super::super::transport::{explain, log};
 use super::engine::{Names, Step};
 use super::{Session, below, handshake, read, write};
+use crate::py::invoke::Invoke;
 use crate::tls::Phase;
 
 /// `transport.close()`, and the answer to the peer's end: what was written leaves, then our end is announced.
@@ -77,7 +78,7 @@ fn complete(session: Session<'_, '_>, error: Option<PyErr>) -> PyResult<()> {
     match session.object(|state| state.below.as_ref()) {
         Some(below) => {
             let close = below.getattr(intern!(py, "close"))?;
-            session.event_loop().call_method1(intern!(py, "call_soon"), (close,)).map(drop)
+            session.event_loop().invoke_method(intern!(py, "call_soon"), (close,)).map(drop)
         }
         None => Ok(()),
     }
@@ -85,7 +86,7 @@ fn complete(session: Session<'_, '_>, error: Option<PyErr>) -> PyResult<()> {
 
 fn cancel_timer(session: Session<'_, '_>) -> PyResult<()> {
     match session.state(|state| state.shutdown_timer.take()) {
-        Some(timer) => timer.call_method0(session.py(), intern!(session.py(), "cancel")).map(drop),
+        Some(timer) => timer.bind(session.py()).invoke_method(intern!(session.py(), "cancel"), ()).map(drop),
         None => Ok(()),
     }
 }
@@ -116,7 +117,7 @@ fn report(session: Session<'_, '_>, below: Option<Bound<'_, PyAny>>, error: &PyE
         let options = PyDict::new(py);
         options.set_item("exc_info", error.value(py))?;
         let logger = py.import("asyncio.log")?.getattr("logger")?;
-        return logger.call_method("debug", ("%r: %s", session.0, message), Some(&options)).map(drop);
+        return logger.getattr("debug")?.invoke_with(("%r: %s", session.0, message), &options).map(drop);
     }
     if quiet || error.matches(py, py.import("asyncio.exceptions")?.getattr("CancelledError")?)? {
         return Ok(());
@@ -132,7 +133,7 @@ pub fn tell_eof(session: Session<'_, '_>) -> PyResult<()> {
         return Ok(());
     }
     let Some(protocol) = session.protocol() else { return Ok(()) };
-    let kept = protocol.call_method0(intern!(py, "eof_received")).and_then(|kept| kept.is_truthy());
+    let kept = protocol.invoke_method(intern!(py, "eof_received"), ()).and_then(|kept| kept.is_truthy());
     match kept {
         Ok(false) => Ok(()),
         Ok(true) => log(py, "warning", ("returning true from eof_received() has no effect when using ssl",)),
@@ -193,7 +194,7 @@ pub fn lost<'py>(session: Session<'_, 'py>, error: &Bound<'py, PyAny>) -> PyResu
     });
     if tell && let Some(protocol) = protocol {
         let method = protocol.getattr(py, intern!(py, "connection_lost"))?;
-        session.event_loop().call_method1(intern!(py, "call_soon"), (method, error))?;
+        session.event_loop().invoke_method(intern!(py, "call_soon"), (method, error))?;
     }
     handshake::wake_waiter(session, Some(error).filter(|error| !error.is_none()))?;
     cancel_timer(session)?;

@@ -8,10 +8,12 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
 
 use super::super::native::{Args, Method, method};
 use super::super::transport::{Answer, TransportType, exact_bytes, flag, none, required, set_limits, warn};
 use super::{Session, TlsProtocol, read, shutdown, write};
+use crate::py::invoke::Invoke;
 
 static METHODS: [Method; 22] = [
     method!(c"get_extra_info", get_extra_info, c"What is known of the session, or of the socket."),
@@ -54,7 +56,7 @@ fn transport_type(py: Python<'_>) -> PyResult<&'static TransportType> {
         METHODS.iter().try_for_each(|method| method.install(class))?;
         let property = py.import("builtins")?.getattr("property")?;
         for (name, getter) in &PROPERTIES {
-            class.setattr(*name, property.call1((getter.bind(class)?,))?)?;
+            class.setattr(*name, property.invoke((getter.bind(class)?,))?)?;
         }
         Ok(made)
     })
@@ -119,7 +121,7 @@ fn is_closing<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
             return Ok(true);
         }
         match session.object(|state| state.below.as_ref()).filter(|_| asks_below) {
-            Some(below) => below.call_method0(intern!(slf.py(), "is_closing"))?.is_truthy(),
+            Some(below) => below.invoke_method(intern!(slf.py(), "is_closing"), ())?.is_truthy(),
             None => Ok(false),
         }
     })
@@ -247,7 +249,7 @@ fn del<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     let open = with(slf, |session| Ok(!session.state(|state| std::mem::replace(&mut state.closed, true))));
     if open.unwrap_or(false) {
         let category = py.get_type::<PyResourceWarning>();
-        warn(py, ("unclosed transport <zloop.SSLTransport object>", category), None)?;
+        warn(py, ("unclosed transport <zloop.SSLTransport object>", category), &PyDict::new(py))?;
     }
     Ok(none(py))
 }
