@@ -223,8 +223,9 @@ impl Interest {
     pub const READ: Self = Self(1);
     /// Writable.
     pub const WRITE: Self = Self(2);
-    /// Only in reports: the peer has shut down or the fd has an error. Such a report also has READ and WRITE for a
-    /// dead fd (as `selectors` does), and a reader must go on until it gets 0 or an error: no later edge will come.
+    /// Only in reports: the peer has shut down, the fd has an error, or there is urgent data, which ends a read before it
+    /// whatever is behind. Such a report also has READ and WRITE for a dead fd (as `selectors` does), and a reader must go
+    /// on until it gets 0 or an error: no later edge will come.
     pub const CLOSED: Self = Self(4);
     /// Readable and writable.
     pub const BOTH: Self = Self(3);

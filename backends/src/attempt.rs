@@ -47,6 +47,34 @@ pub fn recv_vec(fd: RawFd, buffer: &mut Vec<u8>) -> io::Result<usize> {
     Ok(buffer.len())
 }
 
+/// [`recv`] from a socket whose messages may come with more than bytes, as those of Unix sockets do. The kernel ends a read
+/// behind file descriptors and where the sender changes, whatever else waits: the second value says so.
+///
+/// # Errors
+/// As [`recv`].
+#[inline]
+pub fn recv_marked(fd: RawFd, buffer: &mut [MaybeUninit<u8>]) -> io::Result<(usize, bool)> {
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: all zeros is a header without parts.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    (header.msg_iov, header.msg_iovlen) = (&raw mut part, 1);
+    let count = retry(|| {
+        // SAFETY: the header describes one buffer that we may write to, and both outlive the call.
+        unsafe { libc::recvmsg(fd, &raw mut header, RECEIVE) }
+    })?;
+    // What came with the bytes had no room.
+    Ok((count, header.msg_flags & libc::MSG_CTRUNC != 0))
+}
+
+/// [`recv_marked`] into the capacity of `buffer`, whose contents the bytes replace.
+///
+/// # Errors
+/// As [`recv`]; `buffer` is empty then.
+#[inline]
+pub fn recv_marked_vec(fd: RawFd, buffer: &mut Vec<u8>) -> io::Result<bool> {
+    fill(buffer, usize::MAX, |room| recv_marked(fd, room))
+}
+
 /// [`recv_vec`] of no more than `most` bytes.
 ///
 /// # Errors
@@ -276,12 +304,10 @@ pub fn take_error(fd: RawFd) -> Option<io::Error> {
     }
 }
 
-/// Has a TCP socket send small segments at once; a socket of another kind stays as it is.
-pub fn set_nodelay(fd: RawFd) {
+/// Has a TCP socket send small segments at once; a socket of another kind stays as it is. Says whether it is one.
+pub fn set_nodelay(fd: RawFd) -> bool {
     use nix::sys::socket::{setsockopt, sockopt::TcpNoDelay};
-    if let Ok(socket) = crate::fd::borrow(fd) {
-        let _other_kind = setsockopt(&socket, TcpNoDelay, &true);
-    }
+    crate::fd::borrow(fd).is_ok_and(|socket| setsockopt(&socket, TcpNoDelay, &true).is_ok())
 }
 
 /// Shuts down the sending side: the peer reads the end of the stream after what has been sent.

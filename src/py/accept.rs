@@ -33,13 +33,17 @@ pub fn accept_all(this: &Bound<'_, EventLoop>, listener: &Listener<'_>) -> PyRes
     if !is_plain(&listener.sock)? {
         return accept_by_asyncio(this, listener);
     }
-    let fd: RawFd = listener.sock.invoke_method(intern!(py, "fileno"), ())?.extract()?;
+    let fd = fileno(&listener.sock)?;
     for _ in 0..=listener.backlog {
         match attempt::accept(fd) {
             Ok((conn, address)) => {
                 let conn = socket_of(&listener.sock, conn.into_raw_fd())?;
                 let peername = address::to_python(py, &address)?;
                 accepted(this, listener, conn, peername)?;
+                // The program may have closed the listening socket, and have another one under this number.
+                if fileno(&listener.sock)? != fd {
+                    return Ok(());
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             // The client was gone before we looked; the next one may not be.
@@ -49,6 +53,10 @@ pub fn accept_all(this: &Bound<'_, EventLoop>, listener: &Listener<'_>) -> PyRes
         }
     }
     Ok(())
+}
+
+fn fileno(sock: &Bound<'_, PyAny>) -> PyResult<RawFd> {
+    sock.invoke_method(intern!(sock.py(), "fileno"), ())?.extract()
 }
 
 /// Whether this is Python's own socket, of a family whose addresses are known here.

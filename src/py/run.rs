@@ -195,6 +195,7 @@ impl<'py> Turn<'_, 'py> {
                 handle::run(self.types, self.this, &mut self.shared, handle.into_bound(self.this.py()))
             }
             Item::Ready(token, interest) => self.shared.leave().and_then(|()| on_ready(self.this, token, interest)),
+            Item::Again(token) => self.shared.leave().and_then(|()| stream::on_again(self.this, token)),
             Item::Sent(token, result) => self.shared.leave().and_then(|()| stream::on_sent(self.this, token, result)),
         }
     }

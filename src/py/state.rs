@@ -24,6 +24,8 @@ pub enum Item {
     Handle(Py<PyAny>),
     /// A stream transport turned ready, or an fd for which a future waits.
     Ready(Token, Interest),
+    /// A stream transport that was ready wants to be looked at again.
+    Again(Token),
     /// A send that was in flight has ended: bytes or a negative errno.
     Sent(Token, i32),
 }

@@ -139,7 +139,7 @@ fn flags(wanted: Wanted) -> EpollFlags {
     flags.set(EpollFlags::EPOLLONESHOT, wanted.once);
     if wanted.trigger == Trigger::Edge {
         // Not for watches: one that only writes would be told of the peer's half-close for ever.
-        flags |= EpollFlags::EPOLLET | EpollFlags::EPOLLRDHUP;
+        flags |= EpollFlags::EPOLLET | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLPRI;
     }
     flags
 }
@@ -154,7 +154,7 @@ fn ready(flags: EpollFlags) -> Interest {
     if flags.contains(EpollFlags::EPOLLOUT) {
         ready = ready | Interest::WRITE;
     }
-    if flags.contains(EpollFlags::EPOLLRDHUP) {
+    if flags.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLPRI) {
         ready = ready | Interest::READ | Interest::CLOSED;
     }
     if flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {

@@ -56,14 +56,14 @@ impl Tag {
     }
 }
 
-/// Reports whenever a direction turns ready, and at first if it is, until it is removed. The kernel adds hang-ups,
-/// errors and the end of what the peer sends.
+/// Reports whenever a direction turns ready, and at first if it is, or when urgent data comes, until it is removed. The
+/// kernel adds hang-ups, errors and the end of what the peer sends.
 pub(super) fn poll_edges(fd: RawFd, interest: Interest, tag: Tag) -> squeue::Entry {
-    opcode::PollAdd::new(Fd(fd), flags(interest)).multi(true).build().user_data(tag.to_bits())
+    opcode::PollAdd::new(Fd(fd), flags(interest) | libc::POLLPRI as u32).multi(true).build().user_data(tag.to_bits())
 }
 
 /// Reports once; at once if the condition holds. Armed again for each wait, that is level-triggered. The kernel adds
-/// the same as above.
+/// hang-ups, errors and the end of what the peer sends.
 pub(super) fn poll_once(fd: RawFd, interest: Interest, tag: Tag) -> squeue::Entry {
     opcode::PollAdd::new(Fd(fd), flags(interest)).build().user_data(tag.to_bits())
 }
@@ -121,7 +121,7 @@ pub(super) fn ready(flags: i32) -> Interest {
     if flags & libc::POLLOUT != 0 {
         ready = ready | Interest::WRITE;
     }
-    if flags & libc::POLLRDHUP != 0 {
+    if flags & (libc::POLLRDHUP | libc::POLLPRI) != 0 {
         ready = ready | Interest::READ | Interest::CLOSED;
     }
     if flags & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0 {

@@ -7,7 +7,7 @@ use zloop_backends::Interest;
 
 use super::super::event_loop::EventLoop;
 use super::super::native::{Method, method};
-use super::super::receive::{FILE, Read, receive};
+use super::super::receive::{Origin, Read, receive};
 use super::super::transport::{Answer, flag, log, none};
 use super::{End, act, close, with_end};
 use crate::py::invoke::Invoke;
@@ -69,7 +69,7 @@ fn read_ready<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
             return Ok(());
         }
         let size = end.state(|state| state.read_size);
-        match receive(end.event_loop, end.fd(), size, FILE)? {
+        match receive(end.event_loop, end.fd(), size, Origin::File)? {
             Read::Some(data, count, _) => {
                 end.state(|state| state.read_size.learn(count));
                 let Some(protocol) = end.protocol() else { return Ok(()) };

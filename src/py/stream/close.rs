@@ -52,6 +52,8 @@ pub fn failed(conn: Conn<'_, '_>, error: PyErr, message: &str) -> PyResult<()> {
     if call::escapes(py, &error) {
         return Err(error);
     }
+    // What the protocol wrote before has been sent by now on asyncio.
+    write::settle(conn)?;
     let quiet = error.is_instance_of::<PyOSError>(py);
     explain(conn.event_loop, (conn.transport, conn.protocol()), (&error, message), quiet)?;
     force(conn, error.value(py).as_any())

@@ -16,7 +16,7 @@ use pyo3::types::{PyByteArray, PyFunction, PyModule, PyString, PyType, PyWeakref
 use pyo3::{PyTypeInfo, intern};
 
 use super::super::native::{is_method, type_version};
-use super::super::receive::{self, Read, SOCKET};
+use super::super::receive::{self, Read};
 use super::{Conn, close, read};
 use crate::py::invoke::Invoke;
 
@@ -26,10 +26,11 @@ pub fn once(conn: Conn<'_, '_>) -> PyResult<()> {
     let Some(Reader { reader, buffer, limit }) = Stock::get(conn.py())?.reader_of(&protocol) else {
         return read::as_bytes(conn);
     };
+    let (fd, origin) = (conn.stream.get().fd, conn.stream.get().origin);
     let size = conn.state(|state| state.read_size);
-    let stray = match receive::receive_onto(conn.event_loop, conn.stream.get().fd, size, SOCKET, &buffer)? {
-        Read::Some(stray, count, full) => {
-            read::follow_up(conn, count, full)?;
+    let stray = match receive::receive_onto(conn.event_loop, fd, size, origin, &buffer)? {
+        Read::Some(stray, count, more) => {
+            read::follow_up(conn, count, more)?;
             stray
         }
         other => return read::no_data(conn, other),

@@ -93,12 +93,10 @@ fn writelines<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> 
 
 fn write_eof<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     act(slf, |conn| {
-        let first = conn.state(|state| !state.closing && !std::mem::replace(&mut state.eof, true));
-        if !first {
-            return Ok(());
-        }
+        // On asyncio, a write that found the connection broken has closed the transport by now.
         write::settle(conn)?;
-        if conn.state(|state| state.is_idle()) { close::shutdown(conn) } else { Ok(()) }
+        let first = conn.state(|state| !state.closing && !std::mem::replace(&mut state.eof, true));
+        if first && conn.state(|state| state.is_idle()) { close::shutdown(conn) } else { Ok(()) }
     })
 }
 
@@ -230,7 +228,10 @@ fn call_connection_lost<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> An
 
 fn force_close<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
     let error = required(args, "StreamTransport._force_close", "exc")?;
-    act(slf, |conn| close::force(conn, &error))
+    act(slf, |conn| {
+        write::settle(conn)?;
+        close::force(conn, &error)
+    })
 }
 
 fn get_sock<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {

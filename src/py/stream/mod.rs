@@ -33,6 +33,7 @@ use zloop_backends::{Backend, Interest, Token, attempt};
 use super::cell::Guarded;
 use super::context;
 use super::event_loop::EventLoop;
+use super::receive::Origin;
 use super::run;
 use super::state::{Item, Source};
 use super::transport::TransportType;
@@ -45,6 +46,7 @@ pub use write::flush_dirty;
 #[pyclass(name = "Stream", module = "zloop._zloop", frozen)]
 pub struct Stream {
     fd: RawFd,
+    origin: Origin,
     event_loop: Py<EventLoop>,
     state: Guarded<State>,
 }
@@ -81,7 +83,9 @@ struct State {
     started: bool,
     /// The fd was reported readable and has not run dry since.
     readable: bool,
-    /// The peer is gone or has shut down: read on to the end, no further report will come.
+    /// The next turn looks at it again, whatever is reported until then.
+    again: bool,
+    /// The peer is gone or has shut down, or has sent urgent data: read on to the end, no further report will come.
     hung_up: bool,
     /// The end of the stream was read.
     ended: bool,
@@ -191,21 +195,21 @@ pub fn create<'py>(this: &Bound<'py, EventLoop>, parts: Parts<'py>) -> PyResult<
     let fd: RawFd = parts.sock.invoke_method(intern!(py, "fileno"), ())?.extract()?;
     let extra = describe_socket(&parts.sock, parts.extra.as_ref())?;
     // All TCP connections have it, as asyncio's documentation says: its code leaves out sockets made without a protocol.
-    attempt::set_nodelay(fd);
-    let state = State::new(&parts, context::copy(py)?.unbind());
-    let stream = Bound::new(py, Stream { fd, event_loop: this.clone().unbind(), state: Guarded::new(state) })?;
+    let origin = if attempt::set_nodelay(fd) { Origin::Tcp } else { Origin::Socket };
+    let state = Guarded::new(State::new(context::copy(py)?.unbind()));
+    let stream = Bound::new(py, Stream { fd, origin, event_loop: this.clone().unbind(), state })?;
     let transport = transport_type(py)?.instance(stream, extra)?;
     with_conn(&transport, |conn| {
+        conn.state(|state| state.sock = Some(parts.sock.unbind()));
         methods::set_protocol_of(conn, &parts.protocol)?;
-        enter(conn);
-        if let Some(server) = &parts.server {
-            tell_server(conn, server, intern!(py, "_attach"))?;
+        if let Some(server) = parts.server {
+            tell_server(conn, &server, intern!(py, "_attach"))?;
+            conn.state(|state| state.server = Some(server.unbind()));
         }
-        EventLoop::call_soon(
-            this,
-            parts.protocol.getattr(intern!(py, "connection_made"))?,
-            PyTuple::new(py, [&transport])?,
-        )?;
+        let made = parts.protocol.getattr(intern!(py, "connection_made"))?;
+        // From here on the loop's table keeps it.
+        enter(conn);
+        EventLoop::call_soon(this, made, PyTuple::new(py, [&transport])?)?;
         EventLoop::call_soon(this, transport.getattr(intern!(py, "_start_reading"))?, PyTuple::empty(py))?;
         if let Some(waiter) = parts.waiter {
             let set = py.import("asyncio.futures")?.getattr(intern!(py, "_set_result_unless_cancelled"))?;
@@ -217,14 +221,14 @@ pub fn create<'py>(this: &Bound<'py, EventLoop>, parts: Parts<'py>) -> PyResult<
 }
 
 impl State {
-    fn new(parts: &Parts<'_>, context: Py<PyAny>) -> Self {
+    fn new(context: Py<PyAny>) -> Self {
         Self {
             token: None,
             attached: false,
-            sock: Some(parts.sock.clone().unbind()),
+            sock: None,
             protocol: None,
             kind: Kind::Bytes,
-            server: parts.server.as_ref().map(|server| server.clone().unbind()),
+            server: None,
             context,
             write_context: None,
             empty_waiter: None,
@@ -236,6 +240,7 @@ impl State {
             read_size: ReadSize::default(),
             started: false,
             readable: false,
+            again: false,
             hung_up: false,
             ended: false,
             paused: false,
@@ -365,7 +370,8 @@ pub fn on_ready(this: &Bound<'_, EventLoop>, transport: &Bound<'_, PyAny>, inter
         let (reading, write) = conn.state(|state| {
             state.hung_up |= interest.contains(Interest::CLOSED);
             state.readable |= interest.contains(Interest::READ);
-            let reading = (state.readable && state.reads()).then(|| state.context.bind(conn.py()).clone());
+            let reads = state.readable && state.reads() && !state.again;
+            let reading = reads.then(|| state.context.bind(conn.py()).clone());
             (reading, interest.contains(Interest::WRITE) && state.blocked)
         });
         if let Some(context) = reading {
@@ -401,11 +407,21 @@ fn lookup<'py>(this: &Bound<'py, EventLoop>, token: Token) -> Option<Bound<'py, 
     })
 }
 
-/// Has the loop look at this transport again in its next turn.
+/// Has the loop look at this transport again in its next turn, once.
 fn look_again(conn: Conn<'_, '_>) {
-    if let Some(token) = conn.state(|state| state.token) {
-        conn.event_loop.get().push(conn.py(), Item::Ready(token, Interest::READ));
+    if let Some(token) = conn.state(|state| state.token.filter(|_| !std::mem::replace(&mut state.again, true))) {
+        conn.event_loop.get().push(conn.py(), Item::Again(token));
     }
+}
+
+/// The loop's entry: that turn has come.
+pub fn on_again(this: &Bound<'_, EventLoop>, token: Token) -> PyResult<()> {
+    let Some(transport) = lookup(this, token) else { return Ok(()) };
+    with_conn(&transport, |conn| {
+        conn.state(|state| state.again = false);
+        Ok(())
+    })?;
+    on_ready(this, &transport, Interest::READ)
 }
 
 #[pymethods]

@@ -5,13 +5,13 @@ use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use zloop_backends::{Backend, Interest, attempt};
+use zloop_backends::{Backend, Interest};
 
-use super::super::receive::{Read, SOCKET, failure, receive};
+use super::super::receive::{Read, failure, receive};
 use super::super::tls::TlsProtocol;
 use super::super::transport::log;
 use super::super::{call, errors};
-use super::{Conn, Kind, close, feed, look_again};
+use super::{Conn, Kind, Stream, close, feed, look_again};
 use crate::py::invoke::Invoke;
 
 /// Reads once and hands it to the protocol.
@@ -49,9 +49,9 @@ fn records(conn: Conn<'_, '_>) -> PyResult<()> {
 /// Receives, and sees to what follows from that before the protocol runs. None if there was nothing for the protocol.
 fn received<'py>(conn: Conn<'_, 'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
     let size = conn.state(|state| state.read_size);
-    match receive(conn.event_loop, conn.stream.get().fd, size, SOCKET)? {
-        Read::Some(data, count, full) => {
-            follow_up(conn, count, full)?;
+    match receive(conn.event_loop, conn.stream.get().fd, size, conn.stream.get().origin)? {
+        Read::Some(data, count, more) => {
+            follow_up(conn, count, more)?;
             Ok(Some(data))
         }
         other => no_data(conn, other).map(|()| None),
@@ -67,8 +67,8 @@ fn into_protocol(conn: Conn<'_, '_>) -> PyResult<()> {
         Err(error) => return close::failed(conn, error, "Fatal error: protocol.get_buffer() call failed."),
     };
     let count = match receive_into(conn, &buffer) {
-        Ok(Read::Some((), count, full)) => {
-            follow_up(conn, count, full)?;
+        Ok(Read::Some((), count, more)) => {
+            follow_up(conn, count, more)?;
             count
         }
         Ok(other) => return no_data(conn, other),
@@ -97,20 +97,21 @@ fn receive_into(conn: Conn<'_, '_>, buffer: &Bound<'_, PyAny>) -> PyResult<Read<
         let name = buffer.get_type().name().map_or_else(|_| String::from("object"), |name| name.to_string());
         PyTypeError::new_err(format!("recv_into() argument 1 must be read-write bytes-like object, not {name}"))
     })?;
-    let room = lent.as_mut();
-    Ok(match attempt::recv(conn.stream.get().fd, room) {
-        Ok(0) => Read::End,
-        Ok(count) => Read::Some((), count, count == room.len()),
+    let Stream { fd, origin, .. } = conn.stream.get();
+    Ok(match origin.read(*fd, lent.as_mut()) {
+        Ok((0, _)) => Read::End,
+        Ok((count, more)) => Read::Some((), count, more),
         Err(error) => failure(error),
     })
 }
 
 /// Before the protocol runs, which may do anything: decides when to read again. A read that did not fill its buffer has
-/// emptied the socket, and a new report follows when there is more, except after the peer has hung up.
-pub fn follow_up(conn: Conn<'_, '_>, count: usize, full: bool) -> PyResult<()> {
+/// emptied the socket, and a new report follows when there is more, except after the peer has hung up or something in the
+/// stream has ended the read.
+pub fn follow_up(conn: Conn<'_, '_>, count: usize, more: bool) -> PyResult<()> {
     let more = conn.state(|state| {
         state.read_size.learn(count);
-        full || state.hung_up
+        more || state.hung_up
     });
     if more {
         look_again(conn);

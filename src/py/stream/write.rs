@@ -92,11 +92,11 @@ fn add(conn: Conn<'_, '_>, push: impl FnOnce(&mut WriteQueue<PyBackedBytes>)) ->
     let core = conn.event_loop.get();
     let (now, later) = conn.state(|state| {
         push(&mut state.queue);
-        if state.blocked || state.in_flight || state.queue.is_empty() {
+        if state.blocked || state.queue.is_empty() {
             return (false, false);
         }
         let now = state.queue.is_large(state.mark.high()) || !core.runs();
-        let later = !now && !state.dirty;
+        let later = !now && !state.dirty && !state.in_flight;
         state.dirty |= later;
         (now, later)
     });
