@@ -3,10 +3,11 @@
 import asyncio
 import gc
 import logging
+import sys
 
 import pytest
 
-from harness import PY, normal, outcome, run_turns
+from harness import FULL, PY, Recorder, normal, outcome, piped, run_turns
 
 
 def boom():
@@ -50,6 +51,45 @@ def test_a_callback_that_raises(compare, how):
 
     report = compare(scenario)
     assert report["message"].startswith("'Exception in callback ")
+
+
+def test_a_handler_runs_while_the_exception_is_handled(run, loop):
+    class Failing(Recorder):
+        def data_received(self, data):
+            boom()
+
+        def pause_writing(self):
+            boom()
+
+    seen = []
+
+    def handler(loop, context):
+        assert sys.exc_info()[1] is context["exception"]
+        seen.append(sys.exc_info()[0])
+
+    async def main():
+        loop.call_soon(boom)
+        async with piped(Failing()) as (transport, protocol, peer):
+            transport.set_write_buffer_limits(high=10)
+            transport.write(bytes(FULL))
+            peer.send(b"x")
+            await protocol.lost
+
+    loop.set_exception_handler(handler)
+    run(main())
+    assert seen == [ZeroDivisionError] * 3
+    assert sys.exc_info() == (None, None, None)
+
+
+def test_what_a_handler_lets_out_has_a_context(loop):
+    def handler(loop, context):
+        raise SystemExit(3)
+
+    loop.set_exception_handler(handler)
+    loop.call_soon(boom)
+    with pytest.raises(SystemExit) as raised:
+        loop.run_forever()
+    assert isinstance(raised.value.__context__, ZeroDivisionError)
 
 
 def test_debug_mode_adds_the_source_traceback(compare):

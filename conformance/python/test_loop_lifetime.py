@@ -86,6 +86,23 @@ def test_an_exit_at_import_level_of_a_script(script):
     assert done.returncode == 7, done.stderr
 
 
+def test_a_loop_whose_method_makes_its_tasks_is_freed(loop_factory):
+    loop = loop_factory()
+
+    class Loop(type(loop)):
+        def make(self, loop, coroutine, **options):
+            return asyncio.Task(coroutine, loop=loop, **options)
+
+    loop.__class__ = Loop
+    loop.set_task_factory(loop.make)
+    loop.run_until_complete(value(1))
+    loop.close()
+    alive = weakref.ref(loop)
+    del loop
+    gc.collect()
+    assert alive() is None
+
+
 def test_a_loop_left_running_at_interpreter_exit(script):
     """A daemon thread's loop does not crash the interpreter at its end."""
     done = script(

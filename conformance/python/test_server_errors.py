@@ -4,11 +4,13 @@ import asyncio
 import gc
 import socket
 import sys
+import warnings
 
 import pytest
 
 from harness import (
     HOST,
+    PY,
     Recorder,
     outcome,
     serving,
@@ -254,6 +256,80 @@ print("served")
 """
     )
     assert done.stdout == "served\n"
+
+
+def test_a_protocol_without_connection_made(run, loop):
+    """Later connections get its fd number, and are served."""
+
+    class Greeting(asyncio.Protocol):
+        def connection_made(self, transport):
+            transport.write(b"hello")
+            transport.close()
+
+    async def main():
+        protocols = iter([object(), *(Greeting() for _ in range(3))])
+        server = await loop.create_server(lambda: next(protocols), HOST, 0)
+        address = server.sockets[0].getsockname()
+        # Nobody greets the first one.
+        with socket.create_connection(address):
+            await asyncio.sleep(0.02)
+        gc.collect()
+        for _ in range(3):
+            client, protocol = await connected(loop, address)
+            assert await protocol.lost is None and protocol.data == b"hello"
+        server.close()
+        if PY >= (3, 13):
+            # Older servers go on counting a transport that was collected.
+            await asyncio.wait_for(server.wait_closed(), 5)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        run(main())
+
+
+@asyncio_leaves_sockets
+def test_a_factory_that_listens_anew(run, loop):
+    """What waits at another listening socket, which got the number of the first, is not its business."""
+    if type(loop).__module__.startswith("asyncio"):
+        pytest.skip(
+            "asyncio never frees the transport that it made for a server that was closed meanwhile"
+        )
+
+    class Greeting(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            transport.write(self.words)
+            transport.close()
+
+    def greeting(words):
+        protocol = Greeting()
+        protocol.words = words
+        return protocol
+
+    async def main():
+        again = []
+
+        def factory():
+            if not again:
+                number = server.sockets[0].fileno()
+                server.close()
+                listener = socket.create_server((HOST, 0))
+                assert listener.fileno() == number
+                again.extend([listener, socket.create_connection(listener.getsockname())])
+            return greeting(b"first")
+
+        server = await loop.create_server(factory, HOST, 0)
+        with socket.create_connection(server.sockets[0].getsockname()):
+            await until(lambda: again)
+        listener, client = again
+        second = await loop.create_server(lambda: greeting(b"second"), sock=listener)
+        client.setblocking(False)
+        assert await asyncio.wait_for(loop.sock_recv(client, 10), 5) == b"second"
+        client.close()
+        second.close()
+        await spin(3)
+
+    run(main())
 
 
 BAD = {

@@ -384,3 +384,25 @@ def test_a_clock_set_on_the_instance_rules(loop):
     loop.call_at(now + 3600, fired.append, "never")
     loop.run_until_complete(asyncio.sleep(0.001))
     assert fired == ["an hour"]
+
+
+def test_call_later_calls_a_call_at_of_ones_own(loop):
+    class Loop(type(loop)):
+        made = ()
+
+        def call_at(self, when, callback, *args, context=None):
+            self.made += (when,)
+            return super().call_at(when, callback, *args, context=context)
+
+    loop.__class__ = Loop
+    handle = loop.call_later(60, int)
+    handle.cancel()
+    assert loop.made == (handle.when(),)
+
+
+def test_call_later_calls_a_call_at_that_was_set(loop):
+    with mock.patch.object(loop, "call_at", wraps=loop.call_at) as call_at:
+        handle = loop.call_later(60, int)
+        handle.cancel()
+    assert call_at.mock_calls == [mock.call(handle.when(), int, context=None)]
+    assert loop.call_later(60, int).cancel() is None

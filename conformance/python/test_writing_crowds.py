@@ -85,6 +85,22 @@ def test_whoever_asks_in_the_same_turn_has_the_data_sent(run, loop, ask):
     run(main())
 
 
+def test_a_second_write_pauses_nobody_for_whom_there_is_room(run, loop):
+    async def main():
+        async with crowd() as pairs:
+            transport, peer = pairs[0]
+            transport.set_write_buffer_limits(high=10)
+            events = transport.get_protocol().events
+            for other, _ in pairs:
+                loop.call_soon(other.write, b"12345")
+            loop.call_soon(transport.write, b"12345678")
+            await spin(2)
+            assert recv_exactly(peer, 13) == b"1234512345678"
+            assert [name for name, *_ in events] == ["made"]
+
+    run(main())
+
+
 def test_exceptions_and_the_end_of_the_run_lose_nothing(loop):
     class Leave(SystemExit):
         pass

@@ -88,9 +88,10 @@ fn back_off(this: &Bound<'_, EventLoop>, listener: &Listener<'_>, error: &io::Er
     let py = this.py();
     let report = PyDict::new(py);
     report.set_item("message", "socket.accept() out of system resource")?;
-    report.set_item("exception", errors::os_error(py, error).value(py))?;
+    let error = errors::os_error(py, error);
+    report.set_item("exception", error.value(py))?;
     report.set_item("socket", py.import("asyncio.trsock")?.invoke_method("TransportSocket", (&listener.sock,))?)?;
-    this.invoke_method("call_exception_handler", (report,))?;
+    errors::tell_handler(this, report, &error)?;
     this.invoke_method("_remove_reader", (listener.sock.invoke_method("fileno", ())?,))?;
     let delay = py.import("asyncio.constants")?.getattr("ACCEPT_RETRY_DELAY")?;
     let [handshake, shutdown] = &listener.timeouts;
@@ -173,7 +174,7 @@ fn refuse(
         if let Some(protocol) = protocol {
             report.set_item("protocol", protocol)?;
         }
-        this.invoke_method("call_exception_handler", (report,))?;
+        errors::tell_handler(this, report, &error)?;
     }
     Ok(())
 }

@@ -21,6 +21,19 @@ pub fn escapes(py: Python<'_>, error: &PyErr) -> bool {
     error.is_instance_of::<PyKeyboardInterrupt>(py) || error.is_instance_of::<PySystemExit>(py)
 }
 
+/// Runs `body` as in an `except` block for this exception: `sys.exc_info()` tells of it, and so does what is raised there.
+pub fn handling<R>(py: Python<'_>, error: &PyErr, body: impl FnOnce() -> R) -> R {
+    // SAFETY: attached; it answers with a new reference, or NULL if nothing is being handled.
+    let before = unsafe { Bound::from_owned_ptr_or_opt(py, ffi::PyErr_GetHandledException()) };
+    // SAFETY: attached; it takes no reference over.
+    unsafe { ffi::PyErr_SetHandledException(error.value(py).as_ptr()) };
+    let result = body();
+    let before = before.as_ref().map_or(std::ptr::null_mut(), Bound::as_ptr);
+    // SAFETY: as above; NULL stands for nothing.
+    unsafe { ffi::PyErr_SetHandledException(before) };
+    result
+}
+
 /// Makes a `bytes` of at most `capacity` bytes, which `fill` writes straight into its final place. `fill` says how many
 /// it wrote.
 pub fn bytes_filled_by<'py, E>(

@@ -13,7 +13,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
-use zloop_backends::{Backend, Events, Interest, Waker};
+use zloop_backends::{Backend, Events, Interest, Token, Waker};
 
 use super::accept::{self, Listener};
 use super::cell::Guarded;
@@ -36,6 +36,8 @@ pub struct EventLoop {
     backend_name: OnceLock<&'static str>,
     /// A subclass overrides `time()`, or it was set on the instance: then that clock rules, at the price of a call.
     own_clock: AtomicBool,
+    /// Somebody has replaced `call_at()`, which asyncio's `call_later()` calls.
+    own_timers: AtomicBool,
     closed: AtomicBool,
     debug: AtomicBool,
     stopping: AtomicBool,
@@ -67,6 +69,18 @@ impl EventLoop {
         Ok(monotonic())
     }
 
+    /// Whether `call_at()` is somebody else's.
+    pub fn has_own_timers(&self) -> bool {
+        self.own_timers.load(Ordering::Relaxed)
+    }
+
+    /// Whether a method is somebody else's, for those methods of which one needs to know.
+    fn own(&self, method: &Bound<'_, PyString>) -> Option<&AtomicBool> {
+        [("time", &self.own_clock), ("call_at", &self.own_timers)]
+            .into_iter()
+            .find_map(|(name, own)| (method == name).then_some(own))
+    }
+
     pub fn runs(&self) -> bool {
         self.thread.load(Ordering::Relaxed) != 0
     }
@@ -94,6 +108,12 @@ impl EventLoop {
     #[inline]
     pub fn push(&self, py: Python<'_>, item: Item) {
         self.change(py, |state| state.sched.push(item));
+    }
+
+    /// Has the next turn look at a stream transport again.
+    #[inline]
+    pub fn look_again(&self, py: Python<'_>, token: Token) {
+        self.change(py, |state| state.again.push(token));
     }
 
     /// Queues a handle that was made just now, behind all others. Says how many are queued.
@@ -232,7 +252,8 @@ impl EventLoop {
     ) -> PyResult<Self> {
         Ok(Self {
             backend_name: OnceLock::new(),
-            own_clock: AtomicBool::new(overrides_time(class)?),
+            own_clock: AtomicBool::new(overrides(class, "time")?),
+            own_timers: AtomicBool::new(overrides(class, "call_at")?),
             closed: AtomicBool::new(true),
             debug: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -244,19 +265,23 @@ impl EventLoop {
         })
     }
 
-    /// Tests set `loop.time` on the instance, and asyncio asks for it each time it needs the time.
+    /// Tests set `loop.time` on the instance, or give it another class, and asyncio asks for it each time it needs the time.
     fn __setattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         native::set_attribute(slf, name, Some(value))?;
-        if name == "time" {
-            slf.get().own_clock.store(true, Ordering::Relaxed);
+        if let Some(own) = slf.get().own(name) {
+            own.store(true, Ordering::Relaxed);
+        } else if name == "__class__" {
+            let (core, class) = (slf.get(), slf.get_type());
+            core.own_clock.fetch_or(overrides(&class, "time")?, Ordering::Relaxed);
+            core.own_timers.fetch_or(overrides(&class, "call_at")?, Ordering::Relaxed);
         }
         Ok(())
     }
 
     fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<()> {
         native::set_attribute(slf, name, None)?;
-        if name == "time" {
-            slf.get().own_clock.store(overrides_time(&slf.get_type())?, Ordering::Relaxed);
+        if let Some(own) = slf.get().own(name) {
+            own.store(overrides(&slf.get_type(), name.to_str()?)?, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -526,15 +551,17 @@ impl EventLoop {
 
     fn __clear__(&self) {
         let garbage = self.state.try_with(|state| {
-            (state.take_queued(), std::mem::take(&mut state.sources), std::mem::take(&mut state.dirty))
+            let State { sources, dirty, task_factory, .. } = state;
+            let garbage = (std::mem::take(sources), std::mem::take(dirty), task_factory.take());
+            (garbage, state.take_queued())
         });
         drop(garbage);
     }
 }
 
-/// Whether a class of loops has a clock of its own.
-fn overrides_time(class: &Bound<'_, PyType>) -> PyResult<bool> {
-    Ok(!class.getattr("time")?.is(&class.py().get_type::<EventLoop>().getattr("time")?))
+/// Whether a class of loops has a method of its own.
+fn overrides(class: &Bound<'_, PyType>, method: &str) -> PyResult<bool> {
+    Ok(!class.getattr(method)?.is(&class.py().get_type::<EventLoop>().getattr(method)?))
 }
 
 /// The calling thread, as `threading.get_ident()` numbers it.

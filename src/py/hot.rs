@@ -64,6 +64,9 @@ fn call_soon_threadsafe<'py>(this: &Bound<'py, EventLoop>, args: Args<'_, 'py>) 
 
 fn call_later<'py>(this: &Bound<'py, EventLoop>, args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
     let py = this.py();
+    if this.get().has_own_timers() {
+        return args.call(&BASE_LOOP.get(py)?.getattr(intern!(py, "call_later"))?, this);
+    }
     let delay = args.named(0, "delay").ok_or_else(|| missing("call_later", "delay"))?;
     let now = EventLoop::now(this)?;
     // What can be added to a float, as the interpreter adds it.

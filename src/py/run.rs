@@ -1,14 +1,12 @@
 //! The run cycle: wait, queue what became ready, queue the timers that are due, run the batch; until told to stop.
 #![forbid(unsafe_code)]
 
-use pyo3::intern;
 use pyo3::prelude::*;
 use zloop_backends::{Backend, Events, Interest, Token, Wait, What};
 
 use super::errors;
 use super::event_loop::EventLoop;
 use super::handle::{self, HandleTypes};
-use super::invoke::Invoke;
 use super::state::{Item, Source, State};
 use super::{context, debug, stream, watch};
 use crate::sched::{Hold, System};
@@ -122,7 +120,7 @@ impl<'py> Turn<'_, 'py> {
         let mut events = self.events.take().unwrap_or_else(|| Events::with_limit(EVENTS));
         let now = EventLoop::now(self.this)?;
         let (wait, backend) = core.state.with(py, |state| {
-            let wait = state.sched.wait(|| now, core.is_stopping());
+            let wait = state.sched.wait(|| now, core.is_stopping() || !state.again.is_empty());
             state.called = false;
             (wait, state.backend.take())
         });
@@ -141,10 +139,14 @@ impl<'py> Turn<'_, 'py> {
         result.map_err(|error| errors::os_error(py, &error))
     }
 
-    /// Queues the timers that are due; answers how many callbacks belong to this turn.
+    /// Queues the transports to look at again and the timers that are due; answers how many callbacks belong to this turn.
     fn collect(&self) -> PyResult<usize> {
         let (py, core) = (self.this.py(), self.this.get());
-        let batch = core.state.with(py, |state| state.sched.timers.is_empty().then(|| begin_batch(state)));
+        let batch = core.state.with(py, |state| {
+            let State { again, sched, .. } = state;
+            again.drain(..).for_each(|token| sched.push(Item::Again(token)));
+            state.sched.timers.is_empty().then(|| begin_batch(state))
+        });
         if let Some(batch) = batch {
             return Ok(batch);
         }
@@ -220,7 +222,7 @@ fn look(types: &HandleTypes, state: &mut State, stopping: bool, garbage: &mut Ve
     if state.sched.timers.has_cancelled() {
         drop_cancelled(types, state, garbage);
     }
-    let ready = state.sched.ready_len() > 0 && !stopping;
+    let ready = (state.sched.ready_len() > 0 || !state.again.is_empty()) && !stopping;
     // Sends that the backend holds leave with the next poll.
     let held = state.backend.as_ref().is_some_and(|backend| backend.in_flight() > 0);
     ready && !held && !state.slice.is_over(&System)
@@ -258,5 +260,5 @@ pub fn report(this: &Bound<'_, EventLoop>, callback: &str, error: PyErr) -> PyRe
     let context = pyo3::types::PyDict::new(py);
     context.set_item("message", format!("Exception in callback {callback}"))?;
     context.set_item("exception", error.value(py))?;
-    this.invoke_method(intern!(py, "call_exception_handler"), (context,)).map(drop)
+    errors::tell_handler(this, context, &error)
 }

@@ -138,6 +138,8 @@ pub struct State {
     pub fds: HashMap<RawFd, Token, BuildHasherDefault<SpreadFd>>,
     /// Stream transports and TLS protocols that the last callbacks have written to, and that have not sent it.
     pub dirty: VecDeque<Py<PyAny>>,
+    /// Stream transports to look at again in the next turn: behind what is ready by then, where a wait would report them.
+    pub again: Vec<Token>,
     /// Where small messages are read; made when the first one comes.
     scratch: Vec<u8>,
     /// There have been transports that asyncio's own table knows.
@@ -165,6 +167,7 @@ impl State {
     #[must_use]
     pub fn take_queued(&mut self) -> Vec<Item> {
         self.fresh = Fresh::default();
+        self.again.clear();
         self.sched.take_all()
     }
 

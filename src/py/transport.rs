@@ -11,10 +11,10 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyMemoryView, PyTuple, PyType};
 
-use super::call;
 use super::event_loop::EventLoop;
 use super::invoke::{Arguments, Invoke};
 use super::native::{Args, Slot, allocate, make_class};
+use super::{call, errors};
 use crate::io::LimitsError;
 
 /// A class of transports and its slots.
@@ -166,7 +166,7 @@ pub fn tell_protocol(
             context.set_item("exception", error.value(py))?;
             context.set_item("transport", transport)?;
             context.set_item("protocol", protocol)?;
-            event_loop.invoke_method(intern!(py, "call_exception_handler"), (context,)).map(drop)
+            errors::tell_handler(event_loop, context, &error)
         }
     }
 }
@@ -193,7 +193,7 @@ pub fn explain(
     context.set_item("exception", error.value(py))?;
     context.set_item("transport", transport)?;
     context.set_item("protocol", protocol)?;
-    event_loop.invoke_method(intern!(py, "call_exception_handler"), (context,)).map(drop)
+    errors::tell_handler(event_loop, context, error)
 }
 
 /// `logger.<level>(*arguments)` of asyncio's logger.

@@ -11,6 +11,7 @@ use super::methods::{arguments, context_of};
 use super::{Class, HandleTypes, INLINE, memory};
 use crate::py::call;
 use crate::py::context;
+use crate::py::errors;
 use crate::py::event_loop::EventLoop;
 use crate::py::invoke::{self, Invoke};
 
@@ -181,7 +182,7 @@ fn report(
     if let Some(traceback) = traceback.filter(|traceback| traceback.is_truthy().unwrap_or(false)) {
         context.set_item("source_traceback", traceback)?;
     }
-    event_loop.invoke_method(intern!(py, "call_exception_handler"), (context,)).map(drop)
+    errors::tell_handler(event_loop, context, error)
 }
 
 /// asyncio's words for a callback and its arguments. Since 3.14 it hides the arguments outside debug mode.

@@ -35,7 +35,7 @@ use super::context;
 use super::event_loop::EventLoop;
 use super::receive::Origin;
 use super::run;
-use super::state::{Item, Source};
+use super::state::Source;
 use super::transport::TransportType;
 use crate::io::{ReadSize, Watermark, WriteQueue};
 use crate::py::invoke::Invoke;
@@ -410,7 +410,7 @@ fn lookup<'py>(this: &Bound<'py, EventLoop>, token: Token) -> Option<Bound<'py, 
 /// Has the loop look at this transport again in its next turn, once.
 fn look_again(conn: Conn<'_, '_>) {
     if let Some(token) = conn.state(|state| state.token.filter(|_| !std::mem::replace(&mut state.again, true))) {
-        conn.event_loop.get().push(conn.py(), Item::Again(token));
+        conn.event_loop.get().look_again(conn.py(), token);
     }
 }
 
