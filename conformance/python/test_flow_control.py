@@ -23,7 +23,7 @@ from harness import (
     [
         {}, {"high": 0}, {"high": 1}, {"high": 100}, {"low": 100}, {"high": 100, "low": 50}, {"high": 100, "low": 100},
         {"high": 100, "low": 200}, {"high": -1}, {"low": -1}, {"high": None, "low": None}, {"high": 0, "low": 0},
-        {"high": 10**12},
+        {"high": 10**12}, {"high": 1e6}, {"high": 8.0, "low": 2}, {"low": 5.0},
     ],
     ids=str,
 )  # fmt: skip
@@ -109,6 +109,17 @@ def test_exactly_the_high_mark_does_not_pause(run):
             assert protocol.names == ["made"]
             transport.write(b"z")
             assert protocol.names == ["made", "pause"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("high", [2**70, float("inf")])
+def test_no_limit(run, high):
+    async def main():
+        async with piped() as (transport, protocol, _):
+            transport.set_write_buffer_limits(high=high, low=0)
+            transport.write(bytes(FULL))
+            assert protocol.names == ["made"]
 
     run(main())
 

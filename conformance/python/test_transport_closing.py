@@ -445,3 +445,63 @@ def test_a_factory_that_raises_on_the_client(run, loop):
         far.close()
 
     run(main())
+
+
+def test_nobody_else_gets_what_is_written_after_the_socket_was_closed(run):
+    """The program closes the socket that it gave away; its number goes to a stranger, unless it is kept."""
+
+    async def main():
+        near, far = unix_pair()
+        transport, protocol = await connect(near)
+        near.close()
+        stranger, peer = unix_pair()
+        peer.setblocking(False)
+        transport.write(b"secret")
+        await asyncio.sleep(0.01)
+        with pytest.raises(BlockingIOError):
+            peer.recv(10)
+        transport.abort()
+        await protocol.lost
+        assert near.fileno() == -1
+        peer.setblocking(True)
+        stranger.send(b"x")
+        assert peer.recv(1) == b"x"
+        for sock in (far, stranger, peer):
+            sock.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+def test_files_made_of_the_socket_keep_it_open(run, how):
+    async def main():
+        near, far = unix_pair()
+        near.setblocking(False)
+        file = near.makefile("wb", buffering=0)
+        transport, protocol = await connect(near)
+        getattr(transport, how)()
+        await protocol.lost
+        file.write(b"x")
+        assert far.recv(1) == b"x"
+        file.close()
+        assert far.recv(1) == b"" and near.fileno() == -1
+        far.close()
+
+    run(main())
+
+
+@both_kinds
+def test_the_socket_is_shut_down_behind_what_was_written(run, sockets):
+    async def main():
+        async with piped(sockets=sockets) as (transport, protocol, peer):
+            transport.write(b"bye")
+            transport.get_extra_info("socket").shutdown(socket.SHUT_WR)
+            assert recv_exactly(peer, 10) == b"bye"
+            assert not transport.is_closing()
+            assert transport.get_extra_info("no such thing") is None
+            assert transport.get_extra_info("no such thing", 5) == 5
+            assert (
+                transport.get_extra_info(name="peername", default=5) == transport._extra["peername"]
+            )
+
+    run(main())

@@ -464,7 +464,9 @@ impl EventLoop {
         extra: Option<Bound<'py, PyAny>>,
         server: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        stream::create(this, stream::Parts { sock, protocol, waiter, extra, server })
+        let transport = stream::create(this, stream::Parts { sock, protocol, waiter, extra, server })?;
+        stream::keep_open(&transport)?;
+        Ok(transport)
     }
 
     /// A listening socket is readable. asyncio's `_start_serving` has it watched with this as the callback.

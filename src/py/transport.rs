@@ -4,12 +4,12 @@
 //! the class does not define is asyncio's.
 
 use pyo3::PyClass;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyAttributeError, PyOverflowError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyMemoryView, PyTuple, PyType};
+use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyMemoryView, PyTuple, PyType};
 
 use super::event_loop::EventLoop;
 use super::invoke::{Arguments, Invoke};
@@ -56,6 +56,16 @@ impl TransportType {
             self.extra.replace(&transport, extra);
             Ok(transport)
         }
+    }
+
+    /// What `get_extra_info` knows of a transport.
+    pub fn extra<'py>(&self, transport: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        if !self.holds(transport) {
+            return Err(PyTypeError::new_err("not a transport of this kind"));
+        }
+        // SAFETY: an instance of a class derived from the one that the slot was found in.
+        let extra = unsafe { self.extra.get(transport) };
+        extra.ok_or_else(|| PyAttributeError::new_err("_extra"))
     }
 
     /// Whether an object is of this class.
@@ -114,13 +124,31 @@ pub fn required<'a, 'py>(args: Args<'a, 'py>, method: &str, name: &str) -> PyRes
 
 /// Sets marks of flow control from the arguments of `set_write_buffer_limits`.
 pub fn set_limits(args: Args<'_, '_>, set: impl FnOnce(Limits) -> Result<(), LimitsError>) -> PyResult<()> {
-    let limit = |index, name| args.named(index, name).filter(|limit| !limit.is_none()).map(|limit| limit.extract());
-    let high: Option<i64> = limit(0, "high").transpose()?;
-    let low: Option<i64> = limit(1, "low").transpose()?;
+    let limit = |index, name| args.named(index, name).filter(|limit| !limit.is_none()).map(|limit| whole(&limit));
+    let (high, low) = (limit(0, "high").transpose()?, limit(1, "low").transpose()?);
     set((high, low)).map_err(|limits| {
         let (high, low) = (limits.high, limits.low);
         PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
     })
+}
+
+/// A number of bytes, which may be given as any number: rounded down, and no larger than what can be counted.
+fn whole(limit: &Bound<'_, PyAny>) -> PyResult<i64> {
+    if let Ok(limit) = limit.cast::<PyFloat>() {
+        let limit = limit.value();
+        // The conversion saturates.
+        return if limit.is_nan() {
+            Err(PyValueError::new_err("a limit is not a number"))
+        } else {
+            Ok(limit.floor() as i64)
+        };
+    }
+    match limit.extract::<i64>() {
+        Err(error) if error.is_instance_of::<PyOverflowError>(limit.py()) => {
+            Ok(if limit.lt(0)? { i64::MIN } else { i64::MAX })
+        }
+        limit => limit,
+    }
 }
 
 /// High and low, as far as they were given.

@@ -95,9 +95,17 @@ pub fn fail(waiter: &Bound<'_, PyAny>, error: PyErr) -> PyResult<()> {
 pub fn release(conn: Conn<'_, '_>) -> PyResult<()> {
     let py = conn.py();
     detach(conn);
-    let (sock, server, _garbage) =
-        conn.state(|state| (state.sock.take(), state.server.take(), (state.protocol.take(), state.queue.take_all())));
-    let closed = sock.map_or(Ok(()), |sock| sock.bind(py).invoke_method(intern!(py, "close"), ()).map(drop));
+    let (sock, kept, server, _garbage) = conn.state(|state| {
+        let garbage = (state.protocol.take(), state.queue.take_all());
+        (state.sock.take(), state.keeps_open, state.server.take(), garbage)
+    });
+    let closed = sock.map_or(Ok(()), |sock| {
+        let sock = sock.bind(py);
+        if kept {
+            sock.invoke_method(intern!(py, "_decref_socketios"), ())?;
+        }
+        sock.invoke_method(intern!(py, "close"), ()).map(drop)
+    });
     if let Some(server) = server {
         tell_server(conn, server.bind(py), intern!(py, "_detach"))?;
     }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use pyo3::exceptions::PyResourceWarning;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
@@ -10,11 +11,11 @@ use super::super::tls::TlsProtocol;
 use super::super::transport::{Answer, flag, is_buffered, log, none, required, set_limits, warn};
 use super::super::{context, errors};
 use super::feed::Stock;
-use super::{Conn, Kind, attach, close, file, look_again, with_conn, write};
+use super::{Conn, Kind, attach, close, file, look_again, transport_type, with_conn, write};
 use crate::io::ReadSize;
 use crate::py::invoke::Invoke;
 
-static METHODS: [Method; 23] = [
+static METHODS: [Method; 24] = [
     method!(c"write", write_data, c"Write some data; it is sent when the callback that wrote it returns."),
     method!(c"writelines", writelines, c"Write a list (or any iterable) of data."),
     method!(c"write_eof", fn() write_eof, c"Close the sending direction once all data has left."),
@@ -25,6 +26,7 @@ static METHODS: [Method; 23] = [
     method!(c"is_reading", fn() is_reading, c"Whether the transport is receiving."),
     method!(c"pause_reading", fn() pause_reading, c"Receive nothing until resume_reading()."),
     method!(c"resume_reading", fn() resume_reading, c"Receive again."),
+    method!(c"get_extra_info", get_extra_info, c"What is known of the connection."),
     method!(c"set_protocol", set_protocol, c"Change the protocol, of either kind."),
     method!(c"get_protocol", fn() get_protocol, c"The current protocol."),
     method!(c"get_write_buffer_size", fn() get_write_buffer_size, c"How many bytes the kernel has not taken."),
@@ -155,6 +157,16 @@ fn resume_reading<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
         }
         Ok(())
     })
+}
+
+fn get_extra_info<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
+    let py = slf.py();
+    let name = required(args, "StreamTransport.get_extra_info", "name")?;
+    if name.eq(intern!(py, "socket"))? {
+        // Who asks for the socket may shut it down: behind what was written before.
+        with_conn(slf, write::settle)?;
+    }
+    transport_type(py)?.extra(slf)?.invoke_method(intern!(py, "get"), (name, args.named(1, "default")))
 }
 
 fn set_protocol<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {

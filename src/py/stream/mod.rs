@@ -30,6 +30,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 use zloop_backends::{Backend, Interest, Token, attempt};
 
+use super::accept::socket_class;
 use super::cell::Guarded;
 use super::context;
 use super::event_loop::EventLoop;
@@ -59,6 +60,8 @@ struct State {
     attached: bool,
     /// The Python socket that owns the fd; none once closed.
     sock: Option<Py<PyAny>>,
+    /// Its own `close()` waits for the transport.
+    keeps_open: bool,
     protocol: Option<Py<PyAny>>,
     kind: Kind,
     server: Option<Py<PyAny>>,
@@ -220,12 +223,31 @@ pub fn create<'py>(this: &Bound<'py, EventLoop>, parts: Parts<'py>) -> PyResult<
     Ok(transport)
 }
 
+/// Has `close()` of a socket that the program knows wait for the transport, as it waits for files that `makefile()` made:
+/// what is written later would go to whoever gets the number of its fd.
+pub fn keep_open(transport: &Bound<'_, PyAny>) -> PyResult<()> {
+    with_conn(transport, |conn| {
+        let py = conn.py();
+        let Some(sock) = conn.state(|state| state.sock.as_ref().map(|sock| sock.bind(py).clone())) else {
+            return Ok(());
+        };
+        if !sock.is_instance(socket_class(py)?.bind(py))? {
+            return Ok(());
+        }
+        let files = sock.getattr(intern!(py, "_io_refs"))?;
+        sock.setattr(intern!(py, "_io_refs"), files.add(1)?)?;
+        conn.state(|state| state.keeps_open = true);
+        Ok(())
+    })
+}
+
 impl State {
     fn new(context: Py<PyAny>) -> Self {
         Self {
             token: None,
             attached: false,
             sock: None,
+            keeps_open: false,
             protocol: None,
             kind: Kind::Bytes,
             server: None,
