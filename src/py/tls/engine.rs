@@ -107,7 +107,16 @@ impl Engine {
 
     /// Goes on with the end of the session. Errors are those of `unwrap()`.
     pub fn unwrap(&self, py: Python<'_>) -> PyResult<Step> {
-        self.step(|| self.object(py).invoke_method(intern!(py, "unwrap"), ()))
+        let unwrap = || self.object(py).invoke_method(intern!(py, "unwrap"), ());
+        self.step(|| match unwrap() {
+            // The program has asked for a certificate, and nothing was written since. Asked for data, OpenSSL sends that
+            // first; reading in vain, as asyncio does each time, is saved elsewhere.
+            Err(error) if is_in_handshake(py, &error) => {
+                self.asked().ask(py)?;
+                unwrap()
+            }
+            other => other,
+        })
     }
 
     /// Makes a call, and tells "not yet" from a failure.
@@ -189,6 +198,12 @@ impl Names {
             })
         })
     }
+}
+
+/// Whether a session could not be ended because a handshake was due.
+fn is_in_handshake(py: Python<'_>, error: &PyErr) -> bool {
+    let reason = error.value(py).getattr_opt(intern!(py, "reason")).ok().flatten();
+    reason.is_some_and(|reason| reason.eq("SHUTDOWN_WHILE_IN_INIT").unwrap_or(false))
 }
 
 /// Lets the errors pass which say that more bytes of the peer are needed; asyncio counts two kinds among them.

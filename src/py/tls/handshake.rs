@@ -44,8 +44,7 @@ pub fn cut_off(session: Session<'_, '_>) -> PyResult<()> {
 
 fn completed(session: Session<'_, '_>) -> PyResult<()> {
     cancel_timer(session)?;
-    session.advance(Phase::Wrapped)?;
-    match describe(session) {
+    match session.advance(Phase::Wrapped).and_then(|()| describe(session)) {
         Ok(()) => {}
         Err(error) if error.is_instance_of::<PyException>(session.py()) => return failed(session, error),
         Err(error) => return Err(error),
@@ -59,7 +58,7 @@ fn completed(session: Session<'_, '_>) -> PyResult<()> {
     });
     if first && let Some(protocol) = session.protocol() {
         let transport = session.object(|state| state.transport.as_ref());
-        protocol.invoke_method(intern!(session.py(), "connection_made"), (transport,))?;
+        session.call(&protocol, intern!(session.py(), "connection_made"), (transport,))?;
     }
     wake_waiter(session, None)?;
     read::read(session)

@@ -40,7 +40,7 @@ use super::cell::Guarded;
 use super::event_loop::EventLoop;
 use super::transport::is_buffered;
 use crate::io::{Watermark, WriteQueue};
-use crate::py::invoke::Invoke;
+use crate::py::invoke::{Arguments, Invoke};
 use crate::tls::{Phase, Told};
 use engine::Engine;
 
@@ -205,6 +205,21 @@ impl<'a, 'py> Session<'a, 'py> {
         if let Some((_engine, extra)) = garbage {
             extra.bind(py).clear();
         }
+    }
+
+    /// Calls the program's protocol. What it wrote before it raised leaves before that ends the connection: on asyncio it
+    /// has left by then.
+    fn call(
+        self,
+        protocol: &Bound<'py, PyAny>,
+        method: &Bound<'py, PyString>,
+        args: impl Arguments<'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let result = protocol.invoke_method(method, args);
+        if result.is_err() {
+            write::settle(self)?;
+        }
+        result
     }
 
     /// Tells the program's protocol something, as asyncio does where the answer does not matter: what it raises is

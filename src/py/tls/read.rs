@@ -6,7 +6,6 @@ use pyo3::prelude::*;
 
 use super::engine::End;
 use super::{Session, below, shutdown, write};
-use crate::py::invoke::Invoke;
 use crate::tls::Phase;
 
 /// Delivers what has come. What goes wrong ends the connection.
@@ -30,7 +29,7 @@ fn as_bytes(session: Session<'_, '_>) -> PyResult<()> {
     if let Some(data) = data
         && let Some(protocol) = session.protocol()
     {
-        protocol.invoke_method(intern!(py, "data_received"), (data,))?;
+        session.call(&protocol, intern!(py, "data_received"), (data,))?;
     }
     finish(session, end)
 }
@@ -39,14 +38,14 @@ fn into_protocol(session: Session<'_, '_>) -> PyResult<()> {
     let py = session.py();
     let Some(protocol) = session.protocol() else { return Ok(()) };
     let hint = session.engine()?.incoming(py)?;
-    let buffer = protocol.invoke_method(intern!(py, "get_buffer"), (hint,))?;
+    let buffer = session.call(&protocol, intern!(py, "get_buffer"), (hint,))?;
     let (count, end) = session.engine()?.read_into(&buffer)?;
     if count > 0 {
         if count == buffer.len()? {
             // More may wait, for a buffer of the next turn.
             session.soon(intern!(py, "_do_read"))?;
         }
-        protocol.invoke_method(intern!(py, "buffer_updated"), (count,))?;
+        session.call(&protocol, intern!(py, "buffer_updated"), (count,))?;
     }
     finish(session, end)
 }

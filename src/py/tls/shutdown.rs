@@ -133,7 +133,7 @@ pub fn tell_eof(session: Session<'_, '_>) -> PyResult<()> {
         return Ok(());
     }
     let Some(protocol) = session.protocol() else { return Ok(()) };
-    let kept = protocol.invoke_method(intern!(py, "eof_received"), ()).and_then(|kept| kept.is_truthy());
+    let kept = session.call(&protocol, intern!(py, "eof_received"), ()).and_then(|kept| kept.is_truthy());
     match kept {
         Ok(false) => Ok(()),
         Ok(true) => log(py, "warning", ("returning true from eof_received() has no effect when using ssl",)),

@@ -72,7 +72,8 @@ pub fn flush_written(written: &Bound<'_, PyAny>) -> PyResult<bool> {
 /// Makes records of what waits, for callers that need to know how much is left.
 pub fn settle(session: Session<'_, '_>) -> PyResult<()> {
     match session.phase() {
-        Phase::Wrapped => session.or_fatal(|| encrypt(session)),
+        // Flushing lasts while the program wants no data: what it wrote before leaves meanwhile.
+        Phase::Wrapped | Phase::Flushing => session.or_fatal(|| encrypt(session)),
         _ => Ok(()),
     }
 }
@@ -157,7 +158,7 @@ pub fn hand_down_all(session: Session<'_, '_>) -> PyResult<()> {
 /// The transport below takes bytes again.
 pub fn go_on(session: Session<'_, '_>) -> PyResult<()> {
     match session.phase() {
-        Phase::Wrapped => settle(session),
+        Phase::Wrapped | Phase::Flushing => settle(session),
         _ => hand_down(session),
     }
 }
