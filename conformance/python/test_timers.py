@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import itertools
+import math
 import random
+import threading
 import time
 import weakref
 from fractions import Fraction
@@ -124,6 +126,22 @@ def test_huge_delays_neither_fire_nor_trap(loop, delay):
     far.cancel()
     at.cancel()
     run_turns(loop)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_time_that_is_no_number_holds_nobody_up(loop, sign):
+    """It is anybody's guess when such a timer is due; asyncio takes it for due with the one before it."""
+    seen = []
+    loop.call_later(0.001, seen.append, 1)
+    loop.call_later(0.002, loop.stop)
+    strange = loop.call_later(math.copysign(math.nan, sign), seen.append, "strange")
+    watchdog = threading.Timer(3, loop.call_soon_threadsafe, (loop.stop,))
+    watchdog.start()
+    loop.run_forever()
+    watchdog.cancel()
+    watchdog.join()
+    strange.cancel()
+    assert 1 in seen
 
 
 @pytest.mark.parametrize("delay", [float("-inf"), -(2**40), -1e300])

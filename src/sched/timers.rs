@@ -167,10 +167,11 @@ impl<T> Timers<T> {
     }
 }
 
-/// The number whose order among unsigned numbers is that of `f64::total_cmp` among floats.
+/// The number whose order among unsigned numbers is that of `f64::total_cmp` among floats. What is no number comes last,
+/// whatever its sign: in front it would never be due, and hold up all others.
 #[inline]
 fn sortable(value: f64) -> u64 {
-    let bits = value.to_bits();
+    let bits = if value.is_nan() { f64::NAN.to_bits() } else { value.to_bits() };
     if bits >> 63 == 0 { bits | 1 << 63 } else { !bits }
 }
 
@@ -242,6 +243,9 @@ mod tests {
         }
         for value in floats {
             assert_eq!(float(sortable(value)).to_bits(), value.to_bits());
+        }
+        for nan in [f64::NAN, -f64::NAN, f64::from_bits(!0)] {
+            assert_eq!(sortable(nan), sortable(f64::NAN));
         }
     }
 
