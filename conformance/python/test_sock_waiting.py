@@ -332,6 +332,43 @@ def test_the_socket_of_a_transport(compare, name):
     assert compare(scenario) == "File descriptor N is used by transport "
 
 
+@pytest.mark.zloop_only("asyncio's transport hears nothing from the start")
+@pytest.mark.parametrize("name", ["sock_recv", "sock_sendall"])
+def test_a_transport_with_the_fd_of_a_socket_that_was_closed(run, loop, name):
+    """Whoever gives up waiting for the old file takes nothing from the new one."""
+
+    async def main():
+        gone, peer = unix_pair()
+        gone.setblocking(False)
+        arguments = [b"x" * 5_000_000] if name == "sock_sendall" else ARGUMENTS[name]
+        task = loop.create_task(getattr(loop, name)(gone, *arguments))
+        await asyncio.sleep(0.002)
+        number = gone.fileno()
+        gone.close()
+        with peer:
+            near, far = unix_pair()
+            if far.fileno() == number:
+                near, far = far, near
+            assert near.fileno() == number
+            before = sources(loop)
+            transport, protocol = await connect(near)
+            far.send(b"before")
+            assert await protocol.got(6) == b"before"
+            task.cancel()
+            await asyncio.wait([task])
+            far.send(b" and after")
+            assert await protocol.got(16) == b"before and after"
+            assert sources(loop) == before
+            with pytest.raises(RuntimeError):
+                loop.add_reader(number, print)
+            transport.abort()
+            await protocol.lost
+            assert sources(loop) == before - 1
+            far.close()
+
+    run(main())
+
+
 # For a long time
 
 

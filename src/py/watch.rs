@@ -198,7 +198,15 @@ fn clear(state: &mut State, fd: RawFd, token: Token, direction: Interest) -> Cle
     cleared
 }
 
+/// Whether the fd is this watch's still: its file may have been closed too early, and the number be a transport's now.
+fn is_current(state: &State, fd: RawFd, token: Token) -> bool {
+    state.fds.get(&fd) == Some(&token)
+}
+
 fn tell(state: &mut State, fd: RawFd, token: Token) -> io::Result<()> {
+    if !is_current(state, fd, token) {
+        return Ok(());
+    }
     let Some(Source::Watch(watch)) = state.sources.get(token) else { return Ok(()) };
     let (interest, once) = (watch.interest(), watch.is_for_futures());
     let backend = state.backend()?;
@@ -230,7 +238,9 @@ fn take_if_unused(state: &mut State, fd: RawFd, token: Token) -> Option<Source> 
     if !unused {
         return None;
     }
-    state.fds.remove(&fd);
+    if is_current(state, fd, token) {
+        state.fds.remove(&fd);
+    }
     state.sources.remove(token)
 }
 

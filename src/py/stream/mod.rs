@@ -342,7 +342,13 @@ fn enter(conn: Conn<'_, '_>) {
     let (py, fd) = (conn.py(), conn.stream.get().fd);
     let token = conn.event_loop.get().state.with(py, |state| {
         let token = state.sources.insert(Source::Stream(conn.transport.clone().unbind()));
-        state.fds.insert(fd, token);
+        // A file that was closed while somebody waited for it had the number before.
+        if let Some(old) = state.fds.insert(fd, token)
+            && matches!(state.sources.get(old), Some(Source::Watch(_)))
+            && let Some(backend) = state.backend.as_mut()
+        {
+            backend.forget(old);
+        }
         token
     });
     conn.state(|state| (state.token, state.attached) = (Some(token), false));
