@@ -223,6 +223,8 @@ PORTS = [
     None,
     b"80",
     b"http",
+    True,
+    socket.SOCK_STREAM,
     65536,
     -1,
     "65536",

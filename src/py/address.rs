@@ -93,8 +93,8 @@ pub fn numeric_address<'py>(
             IPV4_KINDS.iter().map(|(_, name, _)| Ok(socket.getattr(*name)?.unbind())).collect();
         Ok::<_, PyErr>((socket.getattr("AF_INET")?.unbind(), kinds?))
     })?;
-    let port = if port.is_none() { PyInt::new(py, 0).into_any() } else { port.clone() };
-    let found = (family, &kinds[place], IPV4_KINDS[place].2, intern!(py, ""), (host, port));
+    // Of a bool or an enumeration's member, the number alone.
+    let found = (family, &kinds[place], IPV4_KINDS[place].2, intern!(py, ""), (host, integer(port).unwrap_or(0)));
     PyList::new(py, [found]).map(Some)
 }
 

@@ -102,7 +102,8 @@ fn has_known_addresses(args: Args<'_, '_>) -> PyResult<bool> {
 
 /// The number of bytes asked for, if it is an ordinary one.
 fn size_of(argument: Option<Borrowed<'_, '_, PyAny>>) -> Option<usize> {
-    argument?.cast_exact::<PyInt>().ok()?.extract().ok().filter(|size| *size > 0)
+    let size = argument?.cast_exact::<PyInt>().ok()?.extract::<isize>().ok()?;
+    usize::try_from(size).ok().filter(|size| *size > 0)
 }
 
 /// The buffer to fill, if it is an ordinary one.
