@@ -236,7 +236,7 @@ impl<'a, 'py> Session<'a, 'py> {
                 report.set_item("exception", error.value(py))?;
                 report.set_item("transport", self.object(|state| state.transport.as_ref()))?;
                 report.set_item("protocol", self.0)?;
-                self.event_loop().invoke_method(intern!(py, "call_exception_handler"), (report,)).map(drop)
+                super::errors::tell_handler(self.event_loop(), report, &error)
             }
         }
     }
