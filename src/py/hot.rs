@@ -15,19 +15,58 @@ use super::invoke::Invoke;
 use super::native::{Args, Keyword, Method, method};
 use crate::sched::monotonic;
 
+// Tools such as `unittest.mock` read the signatures at the start of the texts.
 static METHODS: [Method; 8] = [
     method!(
         c"call_soon",
         EventLoop,
         call_soon,
-        c"Call callback(*args) as soon as possible, after what is ready already."
+        c"call_soon($self, callback, *args, context=None)\n--\n\n\
+        Call callback(*args) as soon as possible, after what is ready already."
     ),
-    method!(c"call_soon_threadsafe", EventLoop, call_soon_threadsafe, c"Like call_soon(), from any thread."),
-    method!(c"call_later", EventLoop, call_later, c"Call callback(*args) after delay seconds."),
-    method!(c"call_at", EventLoop, call_at, c"Call callback(*args) at a time of loop.time()."),
-    method!(c"time", EventLoop, fn() time, c"The loop's clock in seconds, the same as time.monotonic()."),
-    method!(c"get_debug", EventLoop, fn() get_debug, c"Whether debug mode is on."),
-    method!(c"create_future", EventLoop, fn() create_future, c"A new asyncio.Future of this loop."),
+    method!(
+        c"call_soon_threadsafe",
+        EventLoop,
+        call_soon_threadsafe,
+        c"call_soon_threadsafe($self, callback, *args, context=None)\n--\n\n\
+        Like call_soon(), from any thread."
+    ),
+    method!(
+        c"call_later",
+        EventLoop,
+        call_later,
+        c"call_later($self, delay, callback, *args, context=None)\n--\n\n\
+        Call callback(*args) after delay seconds."
+    ),
+    method!(
+        c"call_at",
+        EventLoop,
+        call_at,
+        c"call_at($self, when, callback, *args, context=None)\n--\n\n\
+        Call callback(*args) at a time of loop.time()."
+    ),
+    method!(
+        c"time",
+        EventLoop,
+        fn() time,
+        c"time($self)\n--\n\n\
+        The loop's clock in seconds, the same as time.monotonic()."
+    ),
+    method!(
+        c"get_debug",
+        EventLoop,
+        fn() get_debug,
+        c"get_debug($self)\n--\n\n\
+        Whether debug mode is on."
+    ),
+    method!(
+        c"create_future",
+        EventLoop,
+        fn() create_future,
+        c"create_future($self)\n--\n\n\
+        A new asyncio.Future of this loop."
+    ),
+    // asyncio's signature of this one changed in the middle of 3.13.
     method!(c"create_task", EventLoop, create_task, c"Schedule a coroutine as an asyncio.Task of this loop."),
 ];
 
