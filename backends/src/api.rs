@@ -23,16 +23,18 @@
 //!   Unknown and stale tokens are ignored by every call that takes one.
 //! * **C4** Memory given to `send` is never touched after its terminal event, nor after `Done`, `Blocked` or `Err`.
 //! * **C5** No fd leaks and none is closed twice: a backend closes only fds that it opened itself.
-//! * **C6** `watch` is level-triggered: while the condition holds, every `poll` reports it. An attached stream is
+//! * **C6** `watch` is level-triggered: while the condition holds, every `poll` reports it, each direction once; what was
+//!   over before a `poll`, that reports no more, for the callback may block. An attached stream is
 //!   reported as readable at least once after `attach`, and in each direction after each `rearm`, if the condition
 //!   holds now or later; one that is dead, in both directions whatever it was rearmed for. `watch_once` is reported at
-//!   least once if the condition holds now or later. Spurious reports are allowed. A file that is closed without
-//!   `forget` keeps nobody else from being reported.
+//!   least once if the condition holds now or later. Of these two, spurious reports are allowed. A file that is closed
+//!   without `forget` keeps nobody else from being reported.
 //! * **C7** After `forget` nothing arrives for that token, even if the fd's number is reused at once.
 //! * **C8** `wake` from any thread, before or during a `poll`, ends that `poll`; any number of wakes make one return;
 //!   none is lost.
 //! * **C9** `Wait::For` never ends early without a reason; `Wait::Forever` ends only by an event, a wake or a signal,
-//!   or because something inside the backend moved on (a send found room). A timeout is `Ok` with no events.
+//!   or because something inside the backend moved on (a send found room, what woke a watch is over). A timeout is `Ok`
+//!   with no events.
 //! * **C10** A signal ends `poll` promptly with `Ok`, so that the interpreter's handlers can run.
 //! * **C11** At most `out.room()` events per call; what did not fit comes first next time.
 //! * **C12** At most one `send` per token is in flight; the caller serialises, backends debug-assert.

@@ -7,6 +7,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{SFlag, fstat};
 
 /// Borrows an fd that the caller promised to keep open for the length of the call.
@@ -33,6 +34,18 @@ pub(crate) fn waitable<'fd>(fd: RawFd) -> io::Result<BorrowedFd<'fd>> {
     match mode & SFlag::S_IFMT {
         SFlag::S_IFREG | SFlag::S_IFDIR | SFlag::S_IFBLK => Err(Errno::EPERM.into()),
         _ => Ok(fd),
+    }
+}
+
+/// What poll(2) says of a file at this moment, in its own bits. None, if it could not look.
+#[allow(dead_code, reason = "not every platform has a backend that asks")]
+pub(crate) fn look(fd: RawFd, asked: libc::c_short) -> libc::c_short {
+    let Ok(fd) = borrow(fd) else { return libc::POLLNVAL };
+    let mut asked = [PollFd::new(fd, PollFlags::from_bits_retain(asked))];
+    match poll(&mut asked, PollTimeout::ZERO) {
+        Ok(_) => asked[0].revents().unwrap_or(PollFlags::POLLERR).bits(),
+        // A signal interrupts it only when there is nothing to say.
+        Err(_) => 0,
     }
 }
 

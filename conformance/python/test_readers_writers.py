@@ -1,5 +1,6 @@
 """add_reader and add_writer: level-triggered watching of files, and its corner cases."""
 
+import asyncio
 import os
 import socket
 
@@ -54,6 +55,73 @@ def test_a_callback_that_does_not_read_is_called_every_turn(loop, pair):
     run_turns(loop, 12)
     loop.remove_reader(near)
     assert 8 <= len(count) <= 16
+
+
+@pytest.mark.parametrize("others_come_and_go", [True, False])
+def test_one_turn_calls_once_and_not_for_what_was_read(loop, run, pair, others_come_and_go):
+    """Whatever happens between two waits: a callback that reads from a blocking file finds something to read."""
+    near, far = pair
+    calls = []
+
+    def readable():
+        try:
+            calls.append(near.recv(10))
+        except BlockingIOError:
+            calls.append("nothing")
+
+    def come(data, is_read):
+        far.send(data)
+        if others_come_and_go:
+            loop.remove_reader(other)
+        if is_read:
+            assert near.recv(10) == data
+
+    async def main():
+        loop.add_reader(near, readable)
+        for round in range(6):
+            loop.add_reader(other, int)
+            await asyncio.sleep(0.001)
+            loop.call_soon(come, b"%d" % round, round % 2 == 0)
+            await asyncio.sleep(0.001)
+
+    other, end = unix_pair()
+    with other, end:
+        run(main())
+        loop.remove_reader(other)
+        loop.remove_reader(near)
+    assert calls == [b"1", b"3", b"5"]
+
+
+def test_room_comes_when_the_data_is_read_already(loop, run, pair):
+    """Of two directions of one file, only the one that is ready now is called."""
+    near, far = pair
+    calls = set()
+
+    def come():
+        far.send(b"x")
+        assert near.recv(10) == b"x"
+        for _ in range(1000):
+            try:
+                far.recv(1 << 20)
+            except BlockingIOError:
+                break
+
+    async def main():
+        loop.add_reader(near, calls.add, "read")
+        loop.add_writer(near, calls.add, "write")
+        for _ in range(3):
+            with pytest.raises(BlockingIOError):
+                while True:
+                    near.send(b"x" * 65536)
+            await asyncio.sleep(0.001)
+            calls.clear()
+            loop.call_soon(come)
+            await asyncio.sleep(0.001)
+            assert calls == {"write"}
+        loop.remove_reader(near)
+        loop.remove_writer(near)
+
+    run(main())
 
 
 def test_writers(loop, run, pair):

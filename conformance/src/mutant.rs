@@ -80,6 +80,10 @@ faults! {
     C6 {
         /// A watch reports once.
         EdgeWatch,
+        /// What is ready is reported twice by one poll.
+        DoubleReady,
+        /// What was ready once is reported for ever.
+        StaleReady,
         /// A watch for one report that is made again reports nothing.
         DeafOnce,
         /// `rearm` does nothing.
@@ -222,7 +226,7 @@ impl Mutant {
             self.flying.remove(&token);
         }
         match (self.fault, what) {
-            (Fault::DoubleSent, What::Sent(_)) => vec![event, event],
+            (Fault::DoubleSent, What::Sent(_)) | (Fault::DoubleReady, What::Ready(_)) => vec![event, event],
             (Fault::LostSent, What::Sent(_)) => vec![],
             (Fault::SilentCancel, What::Sent(result)) if result == -libc::ECANCELED => vec![],
             (Fault::ShortSent, What::Sent(count)) => vec![Event { token, what: What::Sent(count - 1) }],
@@ -384,6 +388,10 @@ impl Backend for Mutant {
     fn poll(&mut self, wait: Wait, out: &mut Events) -> io::Result<()> {
         self.gathering = false;
         self.take_late();
+        if self.fault == Fault::StaleReady {
+            let known = self.reported.iter().filter(|token| self.fds.contains_key(token));
+            self.queue = known.map(|token| Event { token: *token, what: What::Ready(Interest::READ) }).collect();
+        }
         if self.fault == Fault::DropsEarlyWake {
             let mut early = Events::with_limit(out.room());
             self.inner.poll(Wait::Now, &mut early)?;

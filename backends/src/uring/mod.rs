@@ -4,9 +4,10 @@
 //!   with plain system calls, as on every backend. Room to write is polled for by another one, from the first time on
 //!   that the stream was full.
 //! * A watch is polled by a request that reports once and is armed again for the next wait; what is still ready then
-//!   reports at once. That is level-triggered, for no system call more. But every poll also reports a peer that sends
-//!   no more, whether asked to or not: a watch for room would then be armed for ever in vain, so until there is room
-//!   it is polled for edges.
+//!   reports at once. That is level-triggered, for no system call more. What a poll has seen that was armed for an
+//!   earlier wait may be over: the kernel reports what woke it, so it is asked again. A watch that was seen in vain is
+//!   armed again, and the wait ends without it. And every poll also reports a peer that sends no more, whether asked
+//!   to or not: a watch for room would then be armed for ever in vain, so until there is room it is polled for edges.
 //! * A send that was [gathered](Backend::gather) and is small is queued and handed over with the others (`flight.rs`).
 //!   A lone or large one is attempted on the spot: there is nothing to save, and its bytes are still in the cache. So is
 //!   one of few whose callbacks are short (`pace.rs`).
@@ -50,6 +51,8 @@ pub struct Uring {
     ring: Ring,
     files: Table<File>,
     serial: Serial,
+    /// The number armed last before the present wait. What a poll up to there has seen may be over.
+    known: Serial,
     /// Files and directions that have to be polled from the next wait on.
     to_arm: Vec<(Token, Direction)>,
     flights: crate::slots::Slots<Flight>,
@@ -59,6 +62,8 @@ pub struct Uring {
     submitted: VecDeque<(u32, Token)>,
     /// Reports that no completion stands for, or that had to be taken from a ring before its time.
     backlog: VecDeque<Event>,
+    /// Completions of watches that had to be taken before their time. What they mean shows when they are reported.
+    saved: VecDeque<cqueue::Entry>,
     gathering: bool,
     pace: Pace,
     alarm: Alarm,
@@ -70,6 +75,8 @@ pub struct Uring {
 struct File {
     fd: RawFd,
     role: Role,
+    /// Whoever watches it tries again after a report in vain.
+    tries_again: bool,
     /// The serial numbers of its polls in the kernel: the main one, and the one for edges of room.
     armed: [Serial; 2],
     /// Its send in flight.
@@ -105,11 +112,13 @@ impl Uring {
             ring,
             files: Table::new(),
             serial: Serial::NONE,
+            known: Serial::NONE,
             to_arm: Vec::new(),
             flights: crate::slots::Slots::new(),
             queued: Vec::new(),
             submitted: VecDeque::new(),
             backlog: VecDeque::new(),
+            saved: VecDeque::new(),
             gathering: false,
             pace: Pace::default(),
             alarm: Alarm::new()?,
@@ -120,7 +129,7 @@ impl Uring {
     fn register(&mut self, fd: RawFd, token: Token, role: Role) {
         self.disarm(token);
         let flight = self.files.get(token).and_then(|file| file.flight);
-        self.files.insert(token, File { fd, role, armed: [Serial::NONE; 2], flight });
+        self.files.insert(token, File { fd, role, tries_again: false, armed: [Serial::NONE; 2], flight });
         self.to_arm.push((token, Direction::Main));
     }
 
@@ -177,10 +186,17 @@ impl Uring {
     /// Takes all completions, whatever the caller has room for.
     fn save_completions(&mut self) {
         while let Some(completion) = self.ring.next() {
-            if let Some(event) = self.complete(&completion) {
+            if self.is_of_watch(&completion) {
+                self.saved.push_back(completion);
+            } else if let Some(event) = self.complete(&completion) {
                 self.backlog.push_back(event);
             }
         }
+    }
+
+    fn is_of_watch(&mut self, completion: &cqueue::Entry) -> bool {
+        let Tag::Poll(slot, _) = Tag::from_bits(completion.user_data()) else { return false };
+        self.files.at(slot).is_some_and(|(_, file)| file.role != Role::Stream)
     }
 
     /// Queues the polls and sends that the next call hands over.
@@ -190,22 +206,9 @@ impl Uring {
             unsafe { self.ring.push(&sqe::poll_alarm(self.alarm.as_raw_fd())) }?;
             self.alarm_is_armed = true;
         }
-        while let Some((token, direction)) = self.to_arm.pop() {
-            let Some(file) = self.files.get_mut(token) else { continue };
-            let armed = &mut file.armed[direction as usize];
-            if *armed != Serial::NONE {
-                continue;
-            }
-            self.serial = self.serial.next();
-            *armed = self.serial;
-            let tag = Tag::Poll(token.slot(), self.serial);
-            let request = match (file.role, direction) {
-                (Role::Stream, Direction::Main) => sqe::poll_edges(file.fd, Interest::READ, tag),
-                (Role::Watch(interest), Direction::Main) => sqe::poll_once(file.fd, interest, tag),
-                (_, Direction::Room) => sqe::poll_edges(file.fd, Interest::WRITE, tag),
-            };
-            // SAFETY: the request points to nothing.
-            unsafe { self.ring.push(&request) }?;
+        while let Some(&(token, direction)) = self.to_arm.last() {
+            self.arm(token, direction)?;
+            self.to_arm.pop();
         }
         for index in 0..self.queued.len() {
             let key = self.queued[index];
@@ -215,10 +218,33 @@ impl Uring {
             let request = flight.request(Tag::Send(key.slot()));
             // SAFETY: the kernel is through with slices and header when the call that hands them over returns, which
             // is before the flight can move; the bytes are the caller's promise.
-            unsafe { self.ring.push(&request) }?;
+            if let Err(error) = unsafe { self.ring.push(&request) } {
+                flight.stage = Stage::Queued;
+                return Err(error);
+            }
             self.submitted.push_back((self.ring.last_pushed(), key));
         }
         self.queued.clear();
+        Ok(())
+    }
+
+    /// Queues a file's poll, unless it is armed. One for which there was no room is not.
+    fn arm(&mut self, token: Token, direction: Direction) -> io::Result<()> {
+        let Some(file) = self.files.get_mut(token) else { return Ok(()) };
+        let armed = &mut file.armed[direction as usize];
+        if *armed != Serial::NONE {
+            return Ok(());
+        }
+        let serial = self.serial.next();
+        let tag = Tag::Poll(token.slot(), serial);
+        let request = match (file.role, direction) {
+            (Role::Stream, Direction::Main) => sqe::poll_edges(file.fd, Interest::READ, tag),
+            (Role::Watch(interest), Direction::Main) => sqe::poll_once(file.fd, interest, tag),
+            (_, Direction::Room) => sqe::poll_edges(file.fd, Interest::WRITE, tag),
+        };
+        // SAFETY: the request points to nothing.
+        unsafe { self.ring.push(&request) }?;
+        (*armed, self.serial) = (serial, serial);
         Ok(())
     }
 
@@ -256,6 +282,12 @@ impl Uring {
         while out.room() > 0 {
             if let Some(event) = self.backlog.pop_front() {
                 out.push(event.token, event.what);
+                continue;
+            }
+            if let Some(completion) = self.saved.pop_front() {
+                if let Some(event) = self.complete(&completion) {
+                    out.push(event.token, event.what);
+                }
                 continue;
             }
             let most = out.room().min(TAKEN_AT_ONCE);
@@ -319,8 +351,9 @@ impl Uring {
         };
         // A poll that failed leaves the fd to the caller, who learns the reason when it is used.
         let failed = result < 0 && result != -libc::ECANCELED;
-        let ready = if failed { Interest::BOTH | Interest::CLOSED } else { sqe::ready(result.max(0)) };
-        let (flight, role, fruitful) = (file.flight, file.role, !(ready & asked).is_empty());
+        let mut ready = if failed { Interest::BOTH | Interest::CLOSED } else { sqe::ready(result.max(0)) };
+        let (fd, flight, role, fruitful) = (file.fd, file.flight, file.role, !(ready & asked).is_empty());
+        let can_be_vain = role == Role::Stream || file.tries_again;
         match (role, direction, fruitful) {
             _ if failed => {}
             (Role::Watch(_), Direction::Main, false) if result > 0 => self.to_arm.push((token, Direction::Room)),
@@ -334,7 +367,10 @@ impl Uring {
         if let Some(key) = flight.filter(|_| ready.contains(Interest::WRITE)) {
             self.resume(token, key);
         }
-        fruitful.then_some(Event { token, what: What::Ready(ready) })
+        if fruitful && !failed && !can_be_vain && !serial.is_after(self.known) {
+            ready = sqe::ready_now(fd, asked);
+        }
+        (!(ready & asked).is_empty()).then_some(Event { token, what: What::Ready(ready) })
     }
 
     /// Goes on with a send that was blocked, now that there is room.
@@ -394,6 +430,14 @@ impl Backend for Uring {
         }
         fd::waitable(fd)?;
         self.register(fd, token, Role::Watch(interest));
+        Ok(())
+    }
+
+    fn watch_once(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        self.watch(fd, token, interest)?;
+        if let Some(file) = self.files.get_mut(token) {
+            file.tries_again = true;
+        }
         Ok(())
     }
 
@@ -480,9 +524,14 @@ impl Backend for Uring {
         self.gathering = false;
         self.pace.end(self.queued.len());
         self.bind()?;
+        self.known = self.serial;
         let before = out.room();
-        self.reap(out);
+        // In this order, a watch that is reported here is armed again by the next call only, and not reported twice.
         self.queue_requests()?;
+        self.reap(out);
+        if out.room() == before {
+            self.queue_requests()?;
+        }
         if !self.submitted.is_empty() {
             // What leaves in silence ends no wait, so this call must not wait yet.
             self.ring.enter(Wait::Now)?;

@@ -7,6 +7,7 @@ use std::os::fd::RawFd;
 use io_uring::{opcode, squeue, types::Fd};
 
 use crate::api::Interest;
+use crate::fd;
 
 /// What a completion is about. The 64 bits that the kernel carries: the kind in 2, the serial number in 30, the slot
 /// in 32.
@@ -30,9 +31,16 @@ impl Serial {
     /// Not armed.
     pub(super) const NONE: Self = Self(0);
 
+    const LAST: u32 = (1 << 30) - 1;
+
     /// The one after this. They repeat after a billion, by which time nobody remembers.
     pub(super) fn next(self) -> Self {
-        Self((self.0 % ((1 << 30) - 1)) + 1)
+        Self((self.0 % Self::LAST) + 1)
+    }
+
+    /// Whether it was given out later, by less than half a round.
+    pub(super) fn is_after(self, other: Self) -> bool {
+        (1..=Self::LAST / 2).contains(&((self.0 + Self::LAST - other.0) % Self::LAST))
     }
 }
 
@@ -77,6 +85,11 @@ fn flags(interest: Interest) -> u32 {
         flags |= libc::POLLOUT;
     }
     flags as u32
+}
+
+/// What of it is ready at this moment.
+pub(super) fn ready_now(fd: RawFd, interest: Interest) -> Interest {
+    ready(i32::from(fd::look(fd, flags(interest) as libc::c_short)))
 }
 
 /// Reports every ring of the doorbell, which is never read.
@@ -147,9 +160,14 @@ mod tests {
 
     #[test]
     fn serial_numbers_start_over_and_leave_zero_out() {
-        let last = Serial((1 << 30) - 1);
+        let last = Serial(Serial::LAST);
         assert_eq!(last.next(), Serial(1));
         assert_eq!(Tag::from_bits(Tag::Poll(7, last).to_bits()), Tag::Poll(7, last));
         assert_ne!(Serial::NONE.next(), Serial::NONE);
+        for first in [Serial::NONE, Serial(7), last] {
+            let second = first.next();
+            assert!(second.is_after(first) && second.next().is_after(first));
+            assert!(!first.is_after(first) && !first.is_after(second));
+        }
     }
 }

@@ -268,3 +268,61 @@ fn a_failure_that_did_not_fit_is_no_success() {
     }
     assert_eq!(ends, [What::Sent(-libc::EPIPE); 4]);
 }
+
+#[test]
+fn a_poll_that_found_no_room_is_not_taken_for_armed() {
+    if opened().is_none() {
+        return;
+    }
+    // A ring that is not enabled takes nothing, so its queue fills up.
+    let mut uring = Uring::on(Ring::with_room(4, 4).unwrap()).unwrap();
+    let pairs: Vec<_> = (0..10).map(|_| UnixStream::pair().unwrap()).collect();
+    for (slot, (ours, theirs)) in pairs.iter().enumerate() {
+        uring.watch(ours.as_raw_fd(), Token::new(slot as u32, 0), Interest::READ).unwrap();
+        (&*theirs).write_all(b"x").unwrap();
+    }
+    uring.queue_requests().unwrap_err();
+    uring.ring.enable().unwrap();
+    let slots: std::collections::HashSet<_> = settle(&mut uring).iter().map(|event| event.token.slot()).collect();
+    assert_eq!(slots.len(), pairs.len(), "some are never polled");
+}
+
+#[test]
+fn a_tiny_ring_reports_every_watch_once_and_none_in_vain() {
+    if opened().is_none() {
+        return;
+    }
+    let mut uring = Uring::on(Ring::with_room(4, 4).unwrap()).unwrap();
+    uring.ring.enable().unwrap();
+    let pairs: Vec<_> = (0..300).map(|_| UnixStream::pair().unwrap()).collect();
+    for (slot, (ours, _)) in pairs.iter().enumerate() {
+        uring.watch(ours.as_raw_fd(), Token::new(slot as u32, 0), Interest::READ).unwrap();
+    }
+    assert!(settle(&mut uring).is_empty());
+    for round in 0..4 {
+        for (slot, (ours, theirs)) in pairs.iter().enumerate() {
+            (&*theirs).write_all(b"x").unwrap();
+            if slot % 3 == 0 {
+                (&*ours).read_exact(&mut [0]).unwrap();
+            }
+        }
+        if round % 2 == 0 {
+            uring.ring.enter(Wait::Now).unwrap();
+        }
+        let mut seen = vec![0; pairs.len()];
+        let mut events = Events::with_limit(4096);
+        // What overflows comes a few at a time, but in turn.
+        for poll in 1..=400 {
+            uring.poll(Wait::Now, &mut events).unwrap();
+            events.drain().for_each(|event| seen[event.token.slot() as usize] += 1);
+            assert!(seen.iter().all(|reports| *reports <= poll), "reported twice by one poll: {seen:?}");
+        }
+        for (slot, (ours, _)) in pairs.iter().enumerate() {
+            assert_eq!(seen[slot] > 0, slot % 3 != 0, "{slot}");
+            if slot % 3 != 0 {
+                (&*ours).read_exact(&mut [0]).unwrap();
+            }
+        }
+        settle(&mut uring);
+    }
+}

@@ -1,6 +1,6 @@
 //! The cases: plain functions over a [`Rig`], each for one clause.
 //!
-//! A case may rely on nothing but the contract. Reports may be spurious, sends may be done at once, split, blocked or
+//! A case may rely on nothing but the contract. Reports of streams may be spurious, sends may be done at once, split, blocked or
 //! pending, and everything may come in any order; what a case demands must follow from its clause.
 
 pub mod buffers;
@@ -57,6 +57,8 @@ macro_rules! for_each_case {
             C5 fds::nothing_stays_open_after_drop,
             C6 watches::a_watch_reports_while_there_is_something_to_read,
             C6 watches::a_watch_reports_while_there_is_room_to_write,
+            C6 watches::one_poll_reports_a_watch_once,
+            C6 watches::what_was_over_before_a_poll_is_not_reported,
             C6 watches::a_changed_watch_reports_what_it_now_waits_for,
             C6 watches::a_closed_peer_is_readable,
             C6 watches::many_watches_are_all_reported,

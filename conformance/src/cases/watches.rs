@@ -4,7 +4,7 @@
 
 use zloop_backends::{Interest, Wait};
 
-use crate::rig::Rig;
+use crate::rig::{PATIENCE, Rig};
 
 /// C6: as long as something is left to read, every poll says so.
 pub fn a_watch_reports_while_there_is_something_to_read(rig: &mut Rig) {
@@ -37,6 +37,46 @@ pub fn a_watch_reports_while_there_is_room_to_write(rig: &mut Rig) {
     rig.unsee(token);
     rig.drain(peer, 1 << 20);
     rig.until_seen(token, Interest::WRITE);
+}
+
+/// C6: one poll reports a watch once, whatever was done since the last: a callback may block where nothing is to be read.
+pub fn one_poll_reports_a_watch_once(rig: &mut Rig) {
+    let (fd, peer) = rig.pair();
+    let token = rig.watch(fd, Interest::READ);
+    for _ in 0..3 {
+        let (other, _) = rig.pair();
+        let other = rig.watch(other, Interest::READ);
+        rig.settle();
+        rig.world().write(peer, b"x").expect("room");
+        rig.forget(other);
+        for _ in 0..3 {
+            let reports = rig.poll(Wait::For(PATIENCE)).iter().filter(|event| event.token == token).count();
+            assert_eq!(reports, 1, "C6: so many reports of what is ready, by one poll");
+        }
+        rig.drain(fd, 10);
+    }
+}
+
+/// C6: what was ready after one poll and is not any more before the next is not reported.
+pub fn what_was_over_before_a_poll_is_not_reported(rig: &mut Rig) {
+    let (fd, peer) = rig.pair();
+    let token = rig.watch(fd, Interest::READ);
+    for round in 0..6 {
+        let (other, _) = rig.pair();
+        let other = rig.watch(other, Interest::READ);
+        rig.settle();
+        rig.unsee(token);
+        rig.world().write(peer, b"x").expect("room");
+        if round % 2 == 0 {
+            rig.forget(other);
+        }
+        assert_eq!(rig.drain(fd, 10), b"x");
+        rig.settle();
+        assert!(rig.seen(token).is_empty(), "C6: a report of what was read before the poll");
+        rig.world().write(peer, b"x").expect("room");
+        rig.until_seen(token, Interest::READ);
+        rig.drain(fd, 10);
+    }
 }
 
 /// C6: a second call replaces the first, and no interest ends the watch.
