@@ -129,3 +129,38 @@ def test_exceptions_and_the_end_of_the_run_lose_nothing(loop):
         for _, peer in pairs:
             assert recv_exactly(peer, 4) == b"data"
     loop.run_until_complete(stop(stack))
+
+
+@pytest.mark.parametrize("is_read_between_the_runs", [False, True])
+def test_a_run_that_ends_leaves_no_second_call_behind(run, loop, is_read_between_the_runs):
+    """What comes while the last turn's data leaves is reported to the next run, once, if it is there by then."""
+    calls = []
+
+    def readable():
+        try:
+            calls.append(near.recv(10))
+        except BlockingIOError:
+            calls.append("nothing")
+
+    async def main():
+        async with crowd() as pairs:
+            await asyncio.sleep(0.001)
+            for transport, _ in pairs:
+                loop.call_soon(transport.write, b"x")
+            loop.call_soon(far.send, b"new")
+            loop.call_soon(loop.stop)
+            await stopped
+
+    near, far = unix_pair()
+    with near, far:
+        near.setblocking(False)
+        loop.add_reader(near, readable)
+        stopped = loop.create_future()
+        task = loop.create_task(main())
+        loop.run_forever()
+        if is_read_between_the_runs and not calls:
+            calls.append(near.recv(10))
+        stopped.set_result(None)
+        run(task)
+        loop.remove_reader(near)
+    assert calls == [b"new"]

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use pyo3::prelude::*;
-use zloop_backends::{Backend, Events, Interest, Token, Wait, What};
+use zloop_backends::{Backend, Event, Events, Interest, Token, Wait, What};
 
 use super::errors;
 use super::event_loop::EventLoop;
@@ -72,15 +72,17 @@ impl<'py> Turn<'_, 'py> {
             }
             Ok(())
         });
-        self.dispatch(&mut events);
+        // Whoever watches by level is told again by the next run, and must not be called twice, or in vain.
+        let again = |event: &Event| self.this.get().state.with(py, |state| state.is_reported_again(event));
+        self.dispatch(events.drain().filter(|event| !again(event)));
         polled.map_err(|error: std::io::Error| errors::os_error(py, &error))
     }
 
     /// Queues what a wait has reported, in the order in which it came. A send that has simply left is no news to anyone,
     /// and settled without a callback.
-    fn dispatch(&self, events: &mut Events) {
+    fn dispatch(&self, events: impl Iterator<Item = Event>) {
         let (py, core) = (self.this.py(), self.this.get());
-        for event in events.drain() {
+        for event in events {
             if !matches!(event.what, What::Sent(result) if stream::settled(self.this, event.token, result)) {
                 core.state.with(py, |state| state.dispatch(py, event));
             }
@@ -133,7 +135,7 @@ impl<'py> Turn<'_, 'py> {
             state.backend = Some(backend);
             state.slice.restart();
         });
-        self.dispatch(&mut events);
+        self.dispatch(events.drain());
         self.events = Some(events);
         core.take_inbox(py);
         result.map_err(|error| errors::os_error(py, &error))

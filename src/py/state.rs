@@ -219,6 +219,11 @@ impl State {
         }
     }
 
+    /// Whether the next wait reports this as well, if it still holds.
+    pub fn is_reported_again(&self, event: &Event) -> bool {
+        matches!(self.sources.get(event.token), Some(Source::Watch(watch)) if !watch.is_for_futures())
+    }
+
     /// The kernel is done with what a stream left behind. It is plain `bytes`: dropping them runs no code.
     pub fn drained(&mut self, token: Token) {
         if matches!(self.sources.get(token), Some(Source::Draining(_))) {
