@@ -21,7 +21,7 @@ use super::errors;
 use super::handle::{self, Callback, HandleTypes, new_handle};
 use super::invoke::Invoke;
 use super::native::Positional;
-use super::state::{Item, Source, State, Waiter};
+use super::state::{Item, State, Waiter};
 use super::{backends, exit, native, run, stream, watch};
 #[cfg(Py_GIL_DISABLED)]
 use crate::sched::Inbox;
@@ -446,12 +446,9 @@ impl EventLoop {
 
     /// The stream transport that owns an fd.
     #[pyo3(name = "_stream_of")]
-    fn stream_of(&self, py: Python<'_>, fd: &Bound<'_, PyAny>) -> Option<Py<PyAny>> {
+    fn stream_of<'py>(&self, py: Python<'py>, fd: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
         let fd: RawFd = fd.extract().ok()?;
-        self.state.with(py, |state| match state.sources.get(*state.fds.get(&fd)?)? {
-            Source::Stream(transport) => Some(transport.clone_ref(py)),
-            _ => None,
-        })
+        self.state.with(py, |state| state.sources.get(*state.fds.get(&fd)?)?.transport(py))
     }
 
     /// Makes the transport of a connected stream socket.

@@ -7,7 +7,7 @@ use zloop_backends::{Backend, Event, Events, Interest, Token, Wait, What};
 use super::errors;
 use super::event_loop::EventLoop;
 use super::handle::{self, HandleTypes};
-use super::state::{Item, Source, State};
+use super::state::{Item, State};
 use super::{context, debug, stream, watch};
 use crate::sched::{Hold, System};
 
@@ -206,12 +206,8 @@ impl<'py> Turn<'_, 'py> {
 }
 
 fn on_ready(this: &Bound<'_, EventLoop>, token: Token, interest: Interest) -> PyResult<()> {
-    let transport = this.get().state.with(this.py(), |state| match state.sources.get(token) {
-        Some(Source::Stream(transport)) => Some(transport.clone_ref(this.py())),
-        _ => None,
-    });
-    match transport {
-        Some(transport) => stream::on_ready(this, transport.bind(this.py()), interest),
+    match stream::lookup(this, token) {
+        Some(transport) => stream::on_ready(this, &transport, interest),
         None => watch::on_ready(this, token, interest),
     }
 }

@@ -8,6 +8,7 @@ use std::os::fd::RawFd;
 
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 use zloop_backends::{AnyBackend, Backend, Event, Interest, Slots, Token, What};
 
 use super::handle::Fresh;
@@ -40,12 +41,25 @@ impl From<Py<PyAny>> for Item {
 pub enum Source {
     /// An fd under `add_reader`, `add_writer` or one of the `sock_*` methods.
     Watch(Watch),
-    /// A stream transport, kept alive by this until its connection is lost.
+    /// A stream transport, kept alive by this.
     Stream(Py<PyAny>),
+    /// A stream transport that lives as long as somebody refers to it.
+    Idle(Py<PyWeakrefReference>),
     /// The handle that runs when a child process has ended.
     Exit(Py<PyAny>),
     /// The bytes of a transport that is gone while the kernel still sends them.
     Draining(WriteQueue<PyBackedBytes>),
+}
+
+impl Source {
+    /// The stream transport, if it is one that was not collected.
+    pub fn transport<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        match self {
+            Self::Stream(transport) => Some(transport.bind(py).clone()),
+            Self::Idle(reference) => reference.bind(py).upgrade(),
+            Self::Watch(_) | Self::Exit(_) | Self::Draining(_) => None,
+        }
+    }
 }
 
 /// Who hears that a watched fd is ready.
@@ -191,8 +205,12 @@ impl State {
     pub fn dispatch(&mut self, py: Python<'_>, event: Event) {
         let token = event.token;
         match (self.sources.get_mut(token), event.what) {
-            (Some(Source::Stream(_)), What::Ready(interest)) => self.sched.push(Item::Ready(token, interest)),
-            (Some(Source::Stream(_)), What::Sent(result)) => self.sched.push(Item::Sent(token, result)),
+            (Some(Source::Stream(_) | Source::Idle(_)), What::Ready(interest)) => {
+                self.sched.push(Item::Ready(token, interest));
+            }
+            (Some(Source::Stream(_) | Source::Idle(_)), What::Sent(result)) => {
+                self.sched.push(Item::Sent(token, result));
+            }
             (Some(Source::Watch(watch)), What::Ready(interest)) => {
                 let ready = [(Interest::READ, &watch.reader), (Interest::WRITE, &watch.writer)];
                 for (direction, waiter) in ready.into_iter().filter(|(direction, _)| interest.contains(*direction)) {
@@ -246,7 +264,7 @@ impl State {
                     watch.file.iter().chain(waiters).for_each(&mut visit);
                 }
                 Source::Stream(object) | Source::Exit(object) => visit(object),
-                Source::Draining(_) => {}
+                Source::Idle(_) | Source::Draining(_) => {}
             }
         }
         self.dirty.iter().chain(&self.task_factory).for_each(visit);

@@ -112,6 +112,20 @@ pub fn release(conn: Conn<'_, '_>) -> PyResult<()> {
     closed
 }
 
+/// Releases a transport that nobody refers to any more. Any thread may collect it, and the backend belongs to the one that
+/// runs the loop, which may be asleep in it: then the transport lives until that thread has released it.
+pub fn collected(conn: Conn<'_, '_>) -> PyResult<()> {
+    let core = conn.event_loop.get();
+    if !core.runs() || core.runs_here() {
+        return release(conn);
+    }
+    let _protocol = conn.state(|state| state.protocol.take());
+    let method = conn.transport.getattr(intern!(conn.py(), "_call_connection_lost"))?;
+    let call = intern!(conn.py(), "call_soon_threadsafe");
+    // If the loop was closed in the meantime, there is nothing left that belongs to it.
+    conn.event_loop.invoke_method(call, (method, conn.py().None())).map(drop).or_else(|_| release(conn))
+}
+
 /// Ends the sending direction of the socket.
 pub fn shutdown(conn: Conn<'_, '_>) -> PyResult<()> {
     let py = conn.py();

@@ -11,7 +11,7 @@ use super::super::errors;
 use super::super::native::Args;
 use super::super::sock::Part;
 use super::super::transport::{Answer, none};
-use super::{Conn, attach, with_conn, write};
+use super::{Conn, attach, hold, with_conn, write};
 use crate::py::invoke::Invoke;
 
 /// What whoever waits hears when the connection is lost.
@@ -42,6 +42,7 @@ pub fn reset_empty_waiter<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
             state.blocked &= !state.is_idle();
             state.empty_waiter.take()
         });
+        hold(conn);
         Ok(none(conn.py()))
     })
 }
@@ -71,6 +72,7 @@ fn wait_for_room<'py>(conn: Conn<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
     rearm().map_err(|error| errors::os_error(py, &error))?;
     let waiter = new_waiter(conn)?;
     conn.state(|state| state.blocked = true);
+    hold(conn);
     Ok(waiter)
 }
 

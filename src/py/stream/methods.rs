@@ -11,7 +11,7 @@ use super::super::tls::TlsProtocol;
 use super::super::transport::{Answer, flag, is_buffered, log, none, required, set_limits, warn};
 use super::super::{context, errors};
 use super::feed::Stock;
-use super::{Conn, Kind, attach, close, file, look_again, transport_type, with_conn, write};
+use super::{Conn, Kind, attach, close, file, hold, look_again, transport_type, with_conn, write};
 use crate::io::ReadSize;
 use crate::py::invoke::Invoke;
 
@@ -129,6 +129,7 @@ fn is_reading<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
 fn pause_reading<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     act(slf, |conn| {
         let first = conn.state(|state| !state.closing && !std::mem::replace(&mut state.paused, true));
+        hold(conn);
         if first && conn.event_loop.get().is_debug() {
             return log(conn.py(), "debug", ("%r pauses reading", conn.transport));
         }
@@ -148,6 +149,7 @@ fn resume_reading<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
             state.started = true;
             (state.readable, std::mem::replace(&mut state.context, context))
         });
+        hold(conn);
         attach(conn).map_err(|error| errors::os_error(py, &error))?;
         if readable {
             look_again(conn);
@@ -315,6 +317,6 @@ fn del<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     options.set_item("source", slf)?;
     let category = py.get_type::<PyResourceWarning>();
     let warned = warn(py, (text, category), &options);
-    let released = act(slf, close::release);
+    let released = act(slf, close::collected);
     warned.and(released)
 }

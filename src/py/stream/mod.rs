@@ -10,7 +10,7 @@
 //! | `close.rs` | closing, errors, `connection_lost` |
 //! | `methods.rs` | what Python sees |
 //!
-//! The loop's table of sources keeps a transport alive until its connection is lost.
+//! The loop's table of sources keeps a transport alive as long as something can happen to it by itself ([`hold`]).
 
 mod close;
 mod feed;
@@ -27,7 +27,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyTuple, PyWeakrefReference};
 use zloop_backends::{Backend, Interest, Token, attempt};
 
 use super::accept::socket_class;
@@ -58,6 +58,8 @@ struct State {
     token: Option<Token>,
     /// The backend knows the fd.
     attached: bool,
+    /// The loop's table keeps it alive.
+    held: bool,
     /// The Python socket that owns the fd; none once closed.
     sock: Option<Py<PyAny>>,
     /// Its own `close()` waits for the transport.
@@ -246,6 +248,7 @@ impl State {
         Self {
             token: None,
             attached: false,
+            held: true,
             sock: None,
             keeps_open: false,
             protocol: None,
@@ -278,6 +281,13 @@ impl State {
         self.started && !self.paused && !self.closing && !self.ended && self.conn_lost == 0
     }
 
+    /// Whether the loop keeps it alive: it listens, or the kernel owes it a report. Before it starts and once its end is
+    /// scheduled a handle does so anyway; that the loop does as well then saves most connections from ever changing.
+    fn is_needed(&self) -> bool {
+        let listens = !self.paused && !self.ended;
+        listens || self.blocked || self.in_flight || self.closing
+    }
+
     /// Whether a write is neither refused nor dropped.
     fn takes_writes(&self) -> bool {
         !self.eof && self.empty_waiter.is_none() && self.conn_lost == 0
@@ -288,11 +298,11 @@ impl State {
         self.queue.is_empty() && !self.in_flight
     }
 
-    /// Takes out of the queue what has left, if that was all there was and nobody waits for it.
+    /// Takes out of the queue what has left, if that was all there was, nobody waits for it, and reading goes on.
     fn settle(&mut self, result: i32) -> bool {
         let whole = usize::try_from(result).is_ok_and(|count| count == self.queue.len());
         let awaited = self.closing || self.eof || self.empty_waiter.is_some() || self.mark.is_paused();
-        if whole && !awaited && self.conn_lost == 0 {
+        if whole && !awaited && self.reads() {
             self.queue.advance(result as usize, drop);
             self.in_flight = false;
             return true;
@@ -337,7 +347,7 @@ fn tell_server(
     }
 }
 
-/// Enters the transport into the loop's table, which keeps it alive.
+/// Enters the transport into the loop's table, which keeps it alive for now.
 fn enter(conn: Conn<'_, '_>) {
     let (py, fd) = (conn.py(), conn.stream.get().fd);
     let token = conn.event_loop.get().state.with(py, |state| {
@@ -352,6 +362,34 @@ fn enter(conn: Conn<'_, '_>) {
         token
     });
     conn.state(|state| (state.token, state.attached) = (Some(token), false));
+}
+
+/// Has the loop keep the transport alive exactly as long as it is needed. Where that may have changed, this is called.
+///
+/// Who refers to a transport that only rests, paused or behind the end of the stream, keeps it alive: a handle, a coroutine,
+/// the list of those to flush, the program. When nobody does it is collected and closes its socket, as on asyncio.
+#[inline]
+fn hold(conn: Conn<'_, '_>) {
+    if conn.state(|state| state.held != state.is_needed()) {
+        swap_source(conn);
+    }
+}
+
+#[cold]
+fn swap_source(conn: Conn<'_, '_>) {
+    // Without memory it stays what it is.
+    let Ok(weak) = PyWeakrefReference::new(conn.transport) else { return };
+    let _old = conn.state(|state| {
+        state.held = state.is_needed();
+        let source = if state.held {
+            Source::Stream(conn.transport.clone().unbind())
+        } else {
+            Source::Idle(weak.clone().unbind())
+        };
+        let token = state.token?;
+        let sources = &conn.event_loop.get().state;
+        sources.with(conn.py(), |owner| Some(std::mem::replace(owner.sources.get_mut(token)?, source)))
+    });
 }
 
 /// Has the backend report the fd, from the first use on: nothing is read before `connection_made` has been called.
@@ -428,11 +466,9 @@ pub fn settled(this: &Bound<'_, EventLoop>, token: Token, result: i32) -> bool {
     matches!(settled, Ok(true))
 }
 
-fn lookup<'py>(this: &Bound<'py, EventLoop>, token: Token) -> Option<Bound<'py, PyAny>> {
-    this.get().state.with(this.py(), |state| match state.sources.get(token) {
-        Some(Source::Stream(transport)) => Some(transport.bind(this.py()).clone()),
-        _ => None,
-    })
+/// The transport behind a token, unless it was collected.
+pub fn lookup<'py>(this: &Bound<'py, EventLoop>, token: Token) -> Option<Bound<'py, PyAny>> {
+    this.get().state.with(this.py(), |state| state.sources.get(token)?.transport(this.py()))
 }
 
 /// Has the loop look at this transport again in its next turn, once.

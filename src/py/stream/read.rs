@@ -11,7 +11,7 @@ use super::super::receive::{Read, failure, receive};
 use super::super::tls::TlsProtocol;
 use super::super::transport::log;
 use super::super::{call, errors};
-use super::{Conn, Kind, Stream, close, feed, look_again};
+use super::{Conn, Kind, Stream, close, feed, hold, look_again};
 use crate::py::invoke::Invoke;
 
 /// Reads once and hands it to the protocol.
@@ -157,9 +157,11 @@ fn end(conn: Conn<'_, '_>) -> PyResult<()> {
     }
     let Some(protocol) = conn.protocol() else { return Ok(()) };
     let keep_open = protocol.invoke_method(intern!(py, "eof_received"), ()).and_then(|keep| keep.is_truthy());
-    match keep_open {
+    let done = match keep_open {
         Ok(true) => Ok(()),
         Ok(false) => close::close(conn),
         Err(error) => close::failed(conn, error, "Fatal error: protocol.eof_received() call failed."),
-    }
+    };
+    hold(conn);
+    done
 }

@@ -16,7 +16,7 @@ use zloop_backends::{AnyBackend, Backend, Interest, MAX_SLICES, Sent, Token};
 use super::super::event_loop::EventLoop;
 use super::super::transport::{SILENT_DROPS, exact_bytes, log, snapshot, tell_protocol};
 use super::super::{context, errors, pipe, run, tls};
-use super::{Conn, attach, close, is_native, with_conn};
+use super::{Conn, attach, close, hold, is_native, with_conn};
 use crate::io::WriteQueue;
 use crate::py::invoke::Invoke;
 
@@ -144,10 +144,12 @@ pub fn flush(conn: Conn<'_, '_>) -> PyResult<()> {
     loop {
         match send(conn) {
             Ok(Flushed::Rest) => {}
-            Ok(Flushed::Stop) => return Ok(()),
+            Ok(Flushed::Stop) => break,
             Err(error) => return broken(conn, &error),
         }
     }
+    hold(conn);
+    Ok(())
 }
 
 /// Flushes without leaving bytes to the backend that the kernel would take now: for callers that need to know.
