@@ -39,6 +39,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/py/handle/methods.rs", "native subtypes of asyncio's handles"),
     ("src/py/handle/mod.rs", "native subtypes of asyncio's handles"),
     ("src/py/handle/run.rs", "calls with arguments that lie in a handle"),
+    ("src/py/invoke.rs", "calls that a thread may not come back from"),
     ("src/py/native.rs", "hot methods without argument tuples"),
     ("src/py/stream/write.rs", "calls Backend::send"),
     ("src/py/tls/direct.rs", "takes the OpenSSL session out of Python's object"),
