@@ -74,7 +74,9 @@ pub fn numeric_address<'py>(
     let py = host.py();
     let asked = || {
         let is_ip = host.cast_exact::<PyString>().ok()?.to_str().ok()?.parse::<Ipv4Addr>().is_ok();
-        let port_fits = port.is_none() || integer(port).is_some_and(|port| u16::try_from(port).is_ok());
+        // A bool or an enumeration's member is not the port that comes out.
+        let is_plain = port.is_exact_instance_of::<PyInt>();
+        let port_fits = port.is_none() || is_plain && integer(port).is_some_and(|port| u16::try_from(port).is_ok());
         // Whether the host is known to be a number makes no difference, and what it is for neither.
         let flags_fit = integer(flags)? & !(libc::AI_PASSIVE | libc::AI_NUMERICHOST) == 0;
         let (family, proto) = (integer(family)?, integer(proto)?);
@@ -93,8 +95,8 @@ pub fn numeric_address<'py>(
             IPV4_KINDS.iter().map(|(_, name, _)| Ok(socket.getattr(*name)?.unbind())).collect();
         Ok::<_, PyErr>((socket.getattr("AF_INET")?.unbind(), kinds?))
     })?;
-    // Of a bool or an enumeration's member, the number alone.
-    let found = (family, &kinds[place], IPV4_KINDS[place].2, intern!(py, ""), (host, integer(port).unwrap_or(0)));
+    let port = if port.is_none() { PyInt::new(py, 0).into_any() } else { port.clone() };
+    let found = (family, &kinds[place], IPV4_KINDS[place].2, intern!(py, ""), (host, port));
     PyList::new(py, [found]).map(Some)
 }
 

@@ -171,8 +171,12 @@ impl<T> Timers<T> {
 /// whatever its sign: in front it would never be due, and hold up all others.
 #[inline]
 fn sortable(value: f64) -> u64 {
-    let bits = if value.is_nan() { f64::NAN.to_bits() } else { value.to_bits() };
-    if bits >> 63 == 0 { bits | 1 << 63 } else { !bits }
+    let bits = value.to_bits();
+    match bits >> 63 {
+        0 => bits | 1 << 63,
+        _ if value.is_nan() => sortable(f64::NAN),
+        _ => !bits,
+    }
 }
 
 /// What [`sortable`] made the number from.
@@ -244,8 +248,8 @@ mod tests {
         for value in floats {
             assert_eq!(float(sortable(value)).to_bits(), value.to_bits());
         }
-        for nan in [f64::NAN, -f64::NAN, f64::from_bits(!0)] {
-            assert_eq!(sortable(nan), sortable(f64::NAN));
+        for nan in [f64::NAN, -f64::NAN, f64::from_bits(!0), f64::from_bits(!0 >> 1)] {
+            assert!(sortable(nan) > sortable(f64::INFINITY) && float(sortable(nan)).is_nan());
         }
     }
 
