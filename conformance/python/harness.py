@@ -300,6 +300,14 @@ def recv_exactly(sock: socket.socket, count: int) -> bytes:
     return b"".join(parts)
 
 
+def read_noting(sock: socket.socket, calls: list) -> None:
+    """For `add_reader`: note what there is to read, or that there is nothing."""
+    try:
+        calls.append(sock.recv(10))
+    except BlockingIOError:
+        calls.append("nothing")
+
+
 def pattern(size: int) -> bytes:
     """Bytes in which a lost, doubled or swapped piece shows."""
     return array.array("I", range(size // 4 + 1)).tobytes()[:size]

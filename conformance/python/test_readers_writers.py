@@ -6,7 +6,17 @@ import socket
 
 import pytest
 
-from harness import connect, outcome, piped, run_turns, spin, tcp_pair, unix_pair, until
+from harness import (
+    connect,
+    outcome,
+    piped,
+    read_noting,
+    run_turns,
+    spin,
+    tcp_pair,
+    unix_pair,
+    until,
+)
 
 
 @pytest.fixture
@@ -63,12 +73,6 @@ def test_one_turn_calls_once_and_not_for_what_was_read(loop, run, pair, others_c
     near, far = pair
     calls = []
 
-    def readable():
-        try:
-            calls.append(near.recv(10))
-        except BlockingIOError:
-            calls.append("nothing")
-
     def come(data, is_read):
         far.send(data)
         if others_come_and_go:
@@ -77,7 +81,7 @@ def test_one_turn_calls_once_and_not_for_what_was_read(loop, run, pair, others_c
             assert near.recv(10) == data
 
     async def main():
-        loop.add_reader(near, readable)
+        loop.add_reader(near, read_noting, near, calls)
         for round in range(6):
             loop.add_reader(other, int)
             await asyncio.sleep(0.001)

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from harness import piped, recv_exactly, spin, unix_pair
+from harness import piped, read_noting, recv_exactly, spin, unix_pair
 
 # More callbacks and transports than zloop waits for.
 CROWD = 40
@@ -136,12 +136,6 @@ def test_a_run_that_ends_leaves_no_second_call_behind(run, loop, is_read_between
     """What comes while the last turn's data leaves is reported to the next run, once, if it is there by then."""
     calls = []
 
-    def readable():
-        try:
-            calls.append(near.recv(10))
-        except BlockingIOError:
-            calls.append("nothing")
-
     async def main():
         async with crowd() as pairs:
             await asyncio.sleep(0.001)
@@ -154,7 +148,7 @@ def test_a_run_that_ends_leaves_no_second_call_behind(run, loop, is_read_between
     near, far = unix_pair()
     with near, far:
         near.setblocking(False)
-        loop.add_reader(near, readable)
+        loop.add_reader(near, read_noting, near, calls)
         stopped = loop.create_future()
         task = loop.create_task(main())
         loop.run_forever()

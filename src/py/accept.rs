@@ -14,6 +14,7 @@ use zloop_backends::attempt;
 
 use super::event_loop::EventLoop;
 use super::invoke::Invoke;
+use super::transport::{fileno, log};
 use super::{address, call, context, errors, stream};
 
 /// What `create_server` was told, as asyncio passes it on.
@@ -55,10 +56,6 @@ pub fn accept_all(this: &Bound<'_, EventLoop>, listener: &Listener<'_>) -> PyRes
     Ok(())
 }
 
-fn fileno(sock: &Bound<'_, PyAny>) -> PyResult<RawFd> {
-    sock.invoke_method(intern!(sock.py(), "fileno"), ())?.extract()
-}
-
 /// Whether this is Python's own socket, of a family whose addresses are known here.
 fn is_plain(sock: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = sock.py();
@@ -92,7 +89,7 @@ fn back_off(this: &Bound<'_, EventLoop>, listener: &Listener<'_>, error: &io::Er
     report.set_item("exception", error.value(py))?;
     report.set_item("socket", py.import("asyncio.trsock")?.invoke_method("TransportSocket", (&listener.sock,))?)?;
     errors::tell_handler(this, report, &error)?;
-    this.invoke_method("_remove_reader", (listener.sock.invoke_method("fileno", ())?,))?;
+    this.invoke_method("_remove_reader", (fileno(&listener.sock)?,))?;
     let delay = py.import("asyncio.constants")?.getattr("ACCEPT_RETRY_DELAY")?;
     let [handshake, shutdown] = &listener.timeouts;
     let retry = (
@@ -118,9 +115,8 @@ fn accepted<'py>(
 ) -> PyResult<()> {
     let py = this.py();
     if this.get().is_debug() {
-        let logger = py.import("asyncio.log")?.getattr("logger")?;
         let text = "%r got a new connection from %r: %r";
-        logger.invoke_method("debug", (text, &listener.server, &peername, &conn))?;
+        log(py, "debug", (text, &listener.server, &peername, &conn))?;
     }
     let extra = PyDict::new(py).into_any();
     extra.set_item(intern!(py, "peername"), peername)?;

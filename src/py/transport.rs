@@ -3,6 +3,8 @@
 //! A transport is an instance of a Python class derived from one of asyncio's, with one native object in a slot. What
 //! the class does not define is asyncio's.
 
+use std::os::fd::RawFd;
+
 use pyo3::PyClass;
 use pyo3::exceptions::{PyAttributeError, PyOverflowError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::ffi;
@@ -168,6 +170,11 @@ pub fn exact_bytes<'py>(data: &Bound<'py, PyAny>, oracle: (&str, &str)) -> PyRes
     let class = py.import(format!("asyncio.{}", oracle.0))?.getattr(oracle.1)?;
     class.invoke_method(intern!(py, "write"), (py.None(), data))?;
     Err(PyTypeError::new_err("data argument must be a bytes-like object"))
+}
+
+/// The number of a file's descriptor, as its `fileno()` says.
+pub fn fileno(file: &Bound<'_, PyAny>) -> PyResult<RawFd> {
+    file.invoke_method(intern!(file.py(), "fileno"), ())?.extract()
 }
 
 /// A copy of what the buffer protocol shows. `bytes(data)` would ask a subclass for its opinion.

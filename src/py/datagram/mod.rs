@@ -26,7 +26,7 @@ use super::call::{self, ReadableBuffer};
 use super::cell::Guarded;
 use super::event_loop::EventLoop;
 use super::native::{Args, Method, method};
-use super::transport::{Answer, TransportType, flag, none};
+use super::transport::{Answer, TransportType, fileno, flag, none};
 use super::{address, errors};
 use crate::io::ReadSize;
 use crate::py::invoke::Invoke;
@@ -161,7 +161,7 @@ fn make<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
     if !address::is_known(family) {
         return Ok(none(py));
     }
-    let fd = sock.invoke_method(intern!(py, "fileno"), ())?.extract()?;
+    let fd = fileno(&sock)?;
     let (event_loop, state) = (this.clone().unbind(), Guarded::new(State::default()));
     let native = Bound::new(py, Datagram { fd, family, sock: sock.to_owned().unbind(), event_loop, state })?;
     let types = Types::get(py)?;

@@ -31,7 +31,7 @@ use super::cell::Guarded;
 use super::event_loop::EventLoop;
 use super::native::{Args, Method, method};
 use super::state::Waiter;
-use super::transport::{Answer, TransportType, explain, flag, none, required};
+use super::transport::{Answer, TransportType, explain, fileno, flag, none, required};
 use super::{context, errors, watch};
 use crate::io::{ReadSize, Watermark, WriteQueue};
 use crate::py::invoke::Invoke;
@@ -218,7 +218,7 @@ fn make<'py>(
         None => PyDict::new(py).into_any(),
     };
     extra.set_item(intern!(py, "pipe"), &*pipe)?;
-    let fd: RawFd = pipe.invoke_method(intern!(py, "fileno"), ())?.extract()?;
+    let fd: RawFd = fileno(&pipe)?;
     let kind = FileKind::of(fd).map_err(|error| errors::os_error(py, &error))?;
     let first = first(kind).map_err(pyo3::exceptions::PyValueError::new_err)?;
     set_nonblocking(fd).map_err(|error| errors::os_error(py, &error))?;

@@ -5,15 +5,14 @@ use std::io;
 use std::os::fd::RawFd;
 
 use pyo3::exceptions::PyTypeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use zloop_backends::{Interest, attempt};
 
 use super::super::event_loop::EventLoop;
 use super::super::native::Args;
+use super::super::transport::fileno;
 use super::super::{errors, watch};
 use super::Answer;
-use crate::py::invoke::Invoke;
 
 /// A part of a file.
 pub struct Part {
@@ -70,7 +69,7 @@ pub fn send<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
     let this = slf.cast::<EventLoop>()?;
     let part = Part::of(args, 1)?;
     let to: RawFd = match args.get(0) {
-        Some(sock) => sock.invoke_method(intern!(py, "fileno"), ())?.extract()?,
+        Some(sock) => fileno(&sock)?,
         None => -1,
     };
     let progress = part.send(py, to)?;

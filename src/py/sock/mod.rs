@@ -32,6 +32,7 @@ use zloop_backends::Interest;
 use super::accept::socket_class;
 use super::event_loop::EventLoop;
 use super::native::{Args, Method, method};
+use super::transport::fileno;
 use super::{errors, watch};
 use crate::py::invoke::Invoke;
 
@@ -107,7 +108,7 @@ fn plain_fd(sock: &Bound<'_, PyAny>) -> PyResult<Option<RawFd>> {
     if !sock.get_type().is(socket_class(py)?) {
         return Ok(None);
     }
-    let fd: RawFd = sock.invoke_method(intern!(py, "fileno"), ())?.extract()?;
+    let fd: RawFd = fileno(sock)?;
     Ok((fd >= 0).then_some(fd))
 }
 
@@ -130,7 +131,7 @@ fn family_of(sock: &Bound<'_, PyAny>) -> PyResult<i32> {
 fn wait_writable<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
     let this = slf.cast::<EventLoop>()?;
     let fd: RawFd = match args.get(0) {
-        Some(sock) => sock.invoke_method(intern!(slf.py(), "fileno"), ())?.extract()?,
+        Some(sock) => fileno(&sock)?,
         None => -1,
     };
     watch::wait(this, fd, Interest::WRITE)
@@ -139,7 +140,7 @@ fn wait_writable<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'p
 fn stop_waiting<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
     let py = slf.py();
     if let (Some(sock), Some(future)) = (args.get(0), args.get(1)) {
-        let fd: RawFd = sock.invoke_method(intern!(py, "fileno"), ())?.extract()?;
+        let fd: RawFd = fileno(&sock)?;
         watch::give_up(slf.cast::<EventLoop>()?, &future, fd)?;
     }
     Ok(py.None().into_bound(py))

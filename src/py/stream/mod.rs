@@ -37,7 +37,7 @@ use super::event_loop::EventLoop;
 use super::receive::Origin;
 use super::run;
 use super::state::Source;
-use super::transport::TransportType;
+use super::transport::{TransportType, fileno};
 use crate::io::{ReadSize, Watermark, WriteQueue};
 use crate::py::invoke::Invoke;
 
@@ -197,7 +197,7 @@ pub struct Parts<'py> {
 pub fn create<'py>(this: &Bound<'py, EventLoop>, parts: Parts<'py>) -> PyResult<Bound<'py, PyAny>> {
     let py = this.py();
     this.invoke_method(intern!(py, "_ensure_fd_no_transport"), (&parts.sock,))?;
-    let fd: RawFd = parts.sock.invoke_method(intern!(py, "fileno"), ())?.extract()?;
+    let fd: RawFd = fileno(&parts.sock)?;
     let extra = describe_socket(&parts.sock, parts.extra.as_ref())?;
     // All TCP connections have it, as asyncio's documentation says: its code leaves out sockets made without a protocol.
     let origin = if attempt::set_nodelay(fd) { Origin::Tcp } else { Origin::Socket };
@@ -432,20 +432,22 @@ fn detach(conn: Conn<'_, '_>) {
 /// The loop's entry: the backend has reported a transport ready. The same event may say that it is readable and
 /// writable; reading comes first, as in asyncio.
 pub fn on_ready(this: &Bound<'_, EventLoop>, transport: &Bound<'_, PyAny>, interest: Interest) -> PyResult<()> {
-    let outcome = with_conn(transport, |conn| {
-        let (reading, write) = conn.state(|state| {
-            state.hung_up |= interest.contains(Interest::CLOSED);
-            state.readable |= interest.contains(Interest::READ);
-            let reads = state.readable && state.reads() && !state.again;
-            let reading = reads.then(|| state.context.bind(conn.py()).clone());
-            (reading, interest.contains(Interest::WRITE) && state.blocked)
-        });
-        if let Some(context) = reading {
-            context::run(&context, || read::once(conn))?;
-        }
-        if write { context::run(&conn.write_context(), || write::writable(conn)) } else { Ok(()) }
+    with_conn(transport, |conn| ready(conn, interest))
+        .or_else(|error| run::report(this, "StreamTransport._ready()", error))
+}
+
+fn ready(conn: Conn<'_, '_>, interest: Interest) -> PyResult<()> {
+    let (reading, write) = conn.state(|state| {
+        state.hung_up |= interest.contains(Interest::CLOSED);
+        state.readable |= interest.contains(Interest::READ);
+        let reads = state.readable && state.reads() && !state.again;
+        let reading = reads.then(|| state.context.bind(conn.py()).clone());
+        (reading, interest.contains(Interest::WRITE) && state.blocked)
     });
-    outcome.or_else(|error| run::report(this, "StreamTransport._ready()", error))
+    if let Some(context) = reading {
+        context::run(&context, || read::once(conn))?;
+    }
+    if write { context::run(&conn.write_context(), || write::writable(conn)) } else { Ok(()) }
 }
 
 /// The loop's entry: a send in flight has ended.
@@ -483,9 +485,9 @@ pub fn on_again(this: &Bound<'_, EventLoop>, token: Token) -> PyResult<()> {
     let Some(transport) = lookup(this, token) else { return Ok(()) };
     with_conn(&transport, |conn| {
         conn.state(|state| state.again = false);
-        Ok(())
-    })?;
-    on_ready(this, &transport, Interest::READ)
+        ready(conn, Interest::READ)
+    })
+    .or_else(|error| run::report(this, "StreamTransport._ready()", error))
 }
 
 #[pymethods]
