@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::os::fd::RawFd;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ const LIMIT: usize = 64;
 /// More than any stream takes whose peer does not read.
 const FULL_MAX: usize = 1 << 28;
 
-/// Held shared by every rig, and alone by whoever counts the process's fds.
+/// Held shared by every rig, and alone by whoever forks, counts the process's fds, or needs a number to stay free.
 static FDS: RwLock<()> = RwLock::new(());
 
 /// Memory of sends that never ended. Kept in sight, so that whoever looks for leaks finds only real ones.
@@ -44,7 +44,15 @@ pub struct Rig {
     /// Memory of sends that are over, overwritten. Kept, so that whoever reads it late finds it.
     graves: Vec<Box<[u8]>>,
     events: Events,
-    _shared: Option<RwLockReadGuard<'static, ()>>,
+    company: Company,
+}
+
+/// Who else of this process may open, close and inherit fds.
+enum Company {
+    Others(#[expect(dead_code, reason = "held")] RwLockReadGuard<'static, ()>),
+    Nobody(#[expect(dead_code, reason = "held")] RwLockWriteGuard<'static, ()>),
+    /// Between the two.
+    Unknown,
 }
 
 /// An attached stream.
@@ -64,7 +72,7 @@ impl Rig {
     /// # Errors
     /// Why this machine has none.
     pub fn open(subject: Subject) -> Result<Self, Unavailable> {
-        let shared = FDS.read().unwrap_or_else(PoisonError::into_inner);
+        let company = Company::Others(FDS.read().unwrap_or_else(PoisonError::into_inner));
         let (mut backend, world) = subject.open()?;
         backend.bind().expect("a backend that this thread can poll");
         Ok(Self {
@@ -76,7 +84,7 @@ impl Rig {
             results: HashMap::new(),
             graves: Vec::new(),
             events: Events::with_limit(LIMIT),
-            _shared: Some(shared),
+            company,
         })
     }
 
@@ -127,10 +135,17 @@ impl Rig {
         self.backend = Some(backend);
     }
 
+    /// From now on, no other rig of this process does anything. For cases that fork, whose child would hold the files of
+    /// other cases open for a while, and for those that need an fd's number to stay free once it is closed.
+    pub fn be_alone(&mut self) {
+        self.company = Company::Unknown;
+        self.company = Company::Nobody(FDS.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Drops the backend, runs `count` while no other rig of this process opens or closes fds, and opens a new one.
     pub fn alone<T>(&mut self, count: impl FnOnce(&mut dyn FnMut() -> Opened) -> T) -> T {
         self.finish();
-        self._shared = None;
+        self.company = Company::Unknown;
         let subject = self.subject;
         let counted = {
             let _alone = FDS.write().unwrap_or_else(PoisonError::into_inner);

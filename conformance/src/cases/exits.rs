@@ -11,6 +11,7 @@ use crate::rig::Rig;
 
 /// C16: a child is reported once, when it has ended, and left for its parent to reap.
 pub fn a_child_that_ends_is_reported_once(rig: &mut Rig) {
+    rig.be_alone();
     let children: Vec<_> = (0..3).map(|_| start("sleep", "60")).collect();
     let tokens: Vec<_> = children.iter().map(|child| (rig.token(), child)).collect();
     let watched = tokens.iter().filter(|(token, child)| watch(rig, *token, child) == Answer::Watched).count();
@@ -33,6 +34,7 @@ pub fn a_child_that_ends_is_reported_once(rig: &mut Rig) {
 
 /// C16: a child that ended before it was watched is reported, or the call says that it is gone. It can be reaped.
 pub fn a_child_that_had_ended_is_reported_or_refused(rig: &mut Rig) {
+    rig.be_alone();
     let mut child = start("true", "");
     // It has at least closed its files; the rest may come before, during or after the call.
     child.stdout.take().expect("a pipe").read_to_end(&mut Vec::new()).expect("the end of the child");
@@ -46,6 +48,7 @@ pub fn a_child_that_had_ended_is_reported_or_refused(rig: &mut Rig) {
 
 /// C16, C7: a child that was forgotten is not reported, and others are.
 pub fn nothing_is_reported_of_a_forgotten_child(rig: &mut Rig) {
+    rig.be_alone();
     let (forgotten, mut other) = (start("sleep", "60"), start("sleep", "60"));
     let (first, second) = (rig.token(), rig.token());
     let watched = watch(rig, first, &forgotten) == Answer::Watched && watch(rig, second, &other) == Answer::Watched;

@@ -12,6 +12,7 @@ use crate::world::Family;
 
 /// C13: a child that drops its copy can open a backend of its own, and the parent's goes on.
 pub fn a_child_can_have_a_backend_of_its_own(rig: &mut Rig) {
+    rig.be_alone();
     let (fd, peer) = rig.pair();
     let watched = rig.watch(fd, Interest::READ);
     rig.settle();
@@ -36,6 +37,7 @@ pub fn a_child_can_have_a_backend_of_its_own(rig: &mut Rig) {
 
 /// C13: a child that lets go of its parent's files one by one, as collecting transports does, takes none from the parent.
 pub fn a_child_that_forgets_disturbs_nothing(rig: &mut Rig) {
+    rig.be_alone();
     let stream = rig.stream();
     let (fd, peer) = rig.pair();
     let watched = rig.watch(fd, Interest::READ);
@@ -58,6 +60,7 @@ pub fn a_child_that_forgets_disturbs_nothing(rig: &mut Rig) {
 
 /// C13: a child that drops its copy of the backend changes nothing for its parent.
 pub fn a_child_that_drops_its_copy_disturbs_nothing(rig: &mut Rig) {
+    rig.be_alone();
     let stream = rig.stream();
     let (fd, peer) = rig.pair();
     let token = rig.watch(fd, Interest::READ);

@@ -129,6 +129,7 @@ pub fn many_watches_are_all_reported(rig: &mut Rig) {
 
 /// C6: what cannot be waited for is refused as epoll refuses it.
 pub fn what_cannot_be_watched_is_refused(rig: &mut Rig) {
+    rig.be_alone();
     let token = rig.token();
     let (fd, peer) = rig.pair();
     rig.world().close(fd).expect("an open fd");
