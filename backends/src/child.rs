@@ -94,9 +94,11 @@ impl Child {
 #[cfg(all(test, pidfd))]
 mod tests {
     use super::*;
+    use crate::fork::CHILDREN;
     use std::process::Command;
 
     fn run(script: &str) -> Child {
+        let _alone = CHILDREN.write();
         // Reaped below, by way of its pidfd.
         #[allow(clippy::zombie_processes)]
         let child = Command::new("/bin/sh").args(["-c", script]).spawn().unwrap();

@@ -31,3 +31,8 @@ impl Origin {
         self.0 != FORKS.load(Ordering::Relaxed)
     }
 }
+
+/// For tests: held alone by those that start children, and shared by those to which it matters when a file is closed. A
+/// child holds its parent's files open until it runs its program or ends.
+#[cfg(test)]
+pub(crate) static CHILDREN: std::sync::RwLock<()> = std::sync::RwLock::new(());

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::*;
+use crate::fork::CHILDREN;
 
 /// A ring, or a line that says why there is none. (Past the test harness, which swallows what passing tests print.)
 fn opened() -> Option<Uring> {
@@ -163,6 +164,7 @@ fn fifty_rings_fit_into_the_limits_of_a_process() {
 
 #[test]
 fn a_peer_that_resets_before_the_handover_is_seen_as_reset() {
+    let _no_children = CHILDREN.read();
     let Some(mut uring) = opened() else { return };
     let pairs: Vec<_> = (0..2).map(|_| UnixStream::pair().unwrap()).collect();
     for (slot, (ours, _)) in pairs.iter().enumerate() {
@@ -184,6 +186,7 @@ fn a_peer_that_resets_before_the_handover_is_seen_as_reset() {
 
 #[test]
 fn a_child_that_goes_on_with_what_it_inherited_disturbs_nothing() {
+    let _alone = CHILDREN.write();
     let Some(mut uring) = opened() else { return };
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (token, other) = (Token::new(0, 0), Token::new(1, 0));
@@ -213,6 +216,7 @@ fn a_child_that_goes_on_with_what_it_inherited_disturbs_nothing() {
 
 #[test]
 fn a_tiny_ring_loses_neither_reports_nor_the_ends_of_sends() {
+    let _no_children = CHILDREN.read();
     if opened().is_none() {
         return;
     }
@@ -250,6 +254,7 @@ fn a_tiny_ring_loses_neither_reports_nor_the_ends_of_sends() {
 
 #[test]
 fn a_failure_that_did_not_fit_is_no_success() {
+    let _no_children = CHILDREN.read();
     let Some(mut uring) = opened() else { return };
     let ours: Vec<_> = (0..4).map(|_| UnixStream::pair().unwrap().0).collect();
     uring.gather(MANY);
