@@ -249,7 +249,20 @@ fn send_file_once(_: BorrowedFd<'_>, _: BorrowedFd<'_>, _: libc::off_t, _: usize
 /// # Errors
 /// The kernel's: `EBADF`.
 pub fn has_room(fd: RawFd) -> io::Result<bool> {
-    let mut asked = [PollFd::new(crate::fd::borrow(fd)?, PollFlags::POLLOUT)];
+    is_ready(fd, PollFlags::POLLOUT)
+}
+
+/// Whether somebody waits to be accepted, or there is an error to tell. An [`accept`] in vain costs ten times as much,
+/// since the kernel makes a socket before it looks.
+///
+/// # Errors
+/// The kernel's: `EBADF`.
+pub fn is_awaited(fd: RawFd) -> io::Result<bool> {
+    is_ready(fd, PollFlags::POLLIN)
+}
+
+fn is_ready(fd: RawFd, direction: PollFlags) -> io::Result<bool> {
+    let mut asked = [PollFd::new(crate::fd::borrow(fd)?, direction)];
     loop {
         match poll(&mut asked, PollTimeout::ZERO) {
             Err(Errno::EINTR) => {}
@@ -352,6 +365,18 @@ fn accept_raw(fd: RawFd, bytes: &mut [u8; ROOM], len: &mut libc::socklen_t) -> i
 fn accept_raw(fd: RawFd, bytes: &mut [u8; ROOM], len: &mut libc::socklen_t) -> isize {
     // SAFETY: the address buffer has `len` bytes that we may write to; the kernel asks for no alignment.
     unsafe { libc::accept(fd, bytes.as_mut_ptr().cast(), len) as isize }
+}
+
+/// The address of a socket itself.
+///
+/// # Errors
+/// The kernel's.
+pub fn own_name(fd: RawFd) -> io::Result<SockAddr> {
+    let mut bytes = [0; ROOM];
+    let mut len = ROOM as libc::socklen_t;
+    // SAFETY: the address buffer has `len` bytes that we may write to; the kernel asks for no alignment.
+    retry(|| unsafe { libc::getsockname(fd, bytes.as_mut_ptr().cast(), &raw mut len) as isize })?;
+    Ok(SockAddr::new(bytes, len as usize))
 }
 
 /// What a stream needs before its first [`send`]. Free where the flag of each call does.
@@ -510,10 +535,13 @@ mod tests {
         use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
+        assert!(!is_awaited(listener.as_raw_fd()).unwrap());
         assert_eq!(accept(listener.as_raw_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(is_awaited(listener.as_raw_fd()).unwrap());
         let (accepted, peer) = accept(listener.as_raw_fd()).unwrap();
         assert_eq!(peer.to_inet(), Some(client.local_addr().unwrap()));
+        assert_eq!(own_name(client.as_raw_fd()).unwrap().to_inet(), Some(client.local_addr().unwrap()));
         assert_eq!(peer.family(), libc::AF_INET);
         let status = OFlag::from_bits_retain(fcntl(&accepted, FcntlArg::F_GETFL).unwrap());
         assert!(status.contains(OFlag::O_NONBLOCK));

@@ -4,18 +4,17 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::{IntoRawFd, RawFd};
+use std::os::fd::IntoRawFd;
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 use zloop_backends::attempt;
 
 use super::event_loop::EventLoop;
 use super::invoke::Invoke;
 use super::transport::{fileno, log};
-use super::{address, call, context, errors, stream};
+use super::{address, call, context, errors, socket, stream};
 
 /// What `create_server` was told, as asyncio passes it on.
 pub struct Listener<'py> {
@@ -31,14 +30,17 @@ pub struct Listener<'py> {
 /// Accepts what is waiting, at most a full backlog, so that other sockets get their turn.
 pub fn accept_all(this: &Bound<'_, EventLoop>, listener: &Listener<'_>) -> PyResult<()> {
     let py = this.py();
-    if !is_plain(&listener.sock)? {
+    if !socket::is_plain(&listener.sock)? {
         return accept_by_asyncio(this, listener);
     }
     let fd = fileno(&listener.sock)?;
-    for _ in 0..=listener.backlog {
+    for accepted_before in 0..=listener.backlog {
+        if accepted_before > 0 && !attempt::is_awaited(fd).unwrap_or(true) {
+            return Ok(());
+        }
         match attempt::accept(fd) {
             Ok((conn, address)) => {
-                let conn = socket_of(&listener.sock, conn.into_raw_fd())?;
+                let conn = socket::accepted(&listener.sock, conn.into_raw_fd())?;
                 let peername = address::to_python(py, &address)?;
                 accepted(this, listener, conn, peername)?;
                 // The program may have closed the listening socket, and have another one under this number.
@@ -54,16 +56,6 @@ pub fn accept_all(this: &Bound<'_, EventLoop>, listener: &Listener<'_>) -> PyRes
         }
     }
     Ok(())
-}
-
-/// Whether this is Python's own socket, of a family whose addresses are known here.
-fn is_plain(sock: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let py = sock.py();
-    if !sock.get_type().is(socket_class(py)?) {
-        return Ok(false);
-    }
-    let family = sock.getattr(intern!(py, "family"))?.extract()?;
-    Ok(address::is_known(family))
 }
 
 /// A socket with ideas of its own: asyncio's code calls its methods.
@@ -174,34 +166,3 @@ fn refuse(
     }
     Ok(())
 }
-
-/// The Python socket for an accepted fd, which it owns from here on.
-pub fn socket_of<'py>(listener: &Bound<'py, PyAny>, fd: RawFd) -> PyResult<Bound<'py, PyAny>> {
-    let py = listener.py();
-    let class = socket_class(py)?;
-    let family = listener.getattr(intern!(py, "family"))?;
-    let proto = listener.getattr(intern!(py, "proto"))?;
-    let kind: i32 = listener.getattr(intern!(py, "type"))?.extract()?;
-    let made = class.bind(py).invoke((family, kind | NON_BLOCKING, proto, fd));
-    if made.is_err() {
-        // Nobody owns the fd yet.
-        py.import("os")?.invoke_method("close", (fd,))?;
-    }
-    let made = made?;
-    if NON_BLOCKING == 0 {
-        made.invoke_method(intern!(py, "setblocking"), (false,))?;
-    }
-    Ok(made)
-}
-
-/// Python's own class of sockets.
-pub fn socket_class(py: Python<'_>) -> PyResult<&'static Py<PyAny>> {
-    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    CLASS.get_or_try_init(py, || py.import("socket")?.getattr("socket").map(Bound::unbind))
-}
-
-/// Tells Python's socket what the fd is already, so that it makes no system call for it. Not every system has the flag.
-#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
-const NON_BLOCKING: i32 = libc::SOCK_NONBLOCK;
-#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
-const NON_BLOCKING: i32 = 0;

@@ -12,6 +12,7 @@
 //! | `context.rs` | contexts: copied, entered, and made only if there is something in them |
 //! | `watch.rs` | `add_reader` and its family |
 //! | `accept.rs` | from a listening socket to transports |
+//! | `socket.rs` | Python's own sockets |
 //! | `sock/` | `sock_recv` and its family |
 //! | `executor.rs` | `run_in_executor`: from another thread's future to the loop's |
 //! | `address.rs` | socket addresses, as Python writes them |
@@ -45,6 +46,7 @@ mod pipe;
 mod receive;
 mod run;
 mod sock;
+mod socket;
 mod state;
 mod stream;
 mod tls;

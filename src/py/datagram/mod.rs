@@ -21,11 +21,11 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyType};
 use zloop_backends::{SockAddr, attempt};
 
-use super::accept::socket_class;
 use super::call::{self, ReadableBuffer};
 use super::cell::Guarded;
 use super::event_loop::EventLoop;
 use super::native::{Args, Method, method};
+use super::socket;
 use super::transport::{Answer, TransportType, fileno, flag, none};
 use super::{address, errors};
 use crate::io::ReadSize;
@@ -78,8 +78,6 @@ struct Types {
     transport: TransportType,
     /// asyncio's class, for what is left to it.
     base: Py<PyAny>,
-    /// Until Python 3.12 empty datagrams are dropped.
-    sends_empty: bool,
 }
 
 impl Types {
@@ -95,7 +93,7 @@ impl Types {
                 class.setattr(*name, property.invoke((getter.bind(class)?, setter.bind(class)?))?)?;
             }
             let base = class.getattr("__base__")?.unbind();
-            Ok(Self { transport, base, sends_empty: py.version_info() >= (3, 13) })
+            Ok(Self { transport, base })
         })
     }
 }
@@ -154,14 +152,10 @@ fn make<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
     let this = slf.cast::<EventLoop>()?;
     let sock = args.get(0).ok_or_else(|| PyTypeError::new_err("a socket is missing"))?;
     this.get().state.with(py, |state| state.has_datagrams = true);
-    if !sock.get_type().is(socket_class(py)?) {
+    if !socket::is_plain(&sock)? {
         return Ok(none(py));
     }
-    let family = sock.getattr(intern!(py, "family"))?.extract()?;
-    if !address::is_known(family) {
-        return Ok(none(py));
-    }
-    let fd = fileno(&sock)?;
+    let (fd, family) = (fileno(&sock)?, socket::family_of(&sock)?);
     let (event_loop, state) = (this.clone().unbind(), Guarded::new(State::default()));
     let native = Bound::new(py, Datagram { fd, family, sock: sock.to_owned().unbind(), event_loop, state })?;
     let types = Types::get(py)?;
@@ -221,7 +215,8 @@ fn send_to<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
     } else {
         return leave_to_asyncio(slf, this, args);
     };
-    if data.is_empty() && !Types::get(py)?.sends_empty {
+    // Until Python 3.12 empty datagrams are dropped.
+    if data.is_empty() && !cfg!(Py_3_13) {
         return leave_to_asyncio(slf, this, args);
     }
     let sent = match this.target(py, address.as_deref())? {

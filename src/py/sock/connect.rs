@@ -10,8 +10,9 @@ use pyo3::types::PyBool;
 use zloop_backends::{Interest, attempt};
 
 use super::super::native::Args;
-use super::super::{accept as server, address, call, errors};
-use super::{Answer, Tried, family_of, never_blocks, try_on};
+use super::super::socket::{self, family_of};
+use super::super::{address, call, errors};
+use super::{Answer, Tried, never_blocks, try_on};
 use crate::py::invoke::Invoke;
 
 /// `sock_connect(sock, address)`, to an Internet address that needs no resolver.
@@ -57,9 +58,12 @@ pub fn accept<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> 
         if !address::is_known(family_of(&sock)?) || !never_blocks(&sock)? {
             return Ok(Tried::Unknown);
         }
+        if !attempt::is_awaited(fd).unwrap_or(true) {
+            return Ok(Tried::Wait(Interest::READ));
+        }
         match attempt::accept(fd) {
             Ok((conn, peer)) => {
-                let conn = server::socket_of(&sock, conn.into_raw_fd())?;
+                let conn = socket::accepted(&sock, conn.into_raw_fd())?;
                 let answer = (conn, address::to_python(py, &peer)?);
                 Ok(Tried::Done(answer.into_pyobject(py)?.into_any()))
             }

@@ -25,13 +25,12 @@ use std::os::fd::RawFd;
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyFloat, PyType};
 use zloop_backends::Interest;
 
-use super::accept::socket_class;
 use super::event_loop::EventLoop;
 use super::native::{Args, Method, method};
+use super::socket::socket_class;
 use super::transport::fileno;
 use super::{errors, watch};
 use crate::py::invoke::Invoke;
@@ -116,16 +115,6 @@ fn plain_fd(sock: &Bound<'_, PyAny>) -> PyResult<Option<RawFd>> {
 fn never_blocks(sock: &Bound<'_, PyAny>) -> PyResult<bool> {
     let timeout = sock.invoke_method(intern!(sock.py(), "gettimeout"), ())?;
     Ok(timeout.cast_exact::<PyFloat>().is_ok_and(|seconds| seconds.value() == 0.0))
-}
-
-/// The address family of a plain socket, as a number: `socket.family` makes an enumeration's member of it each time.
-fn family_of(sock: &Bound<'_, PyAny>) -> PyResult<i32> {
-    static GETTER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let py = sock.py();
-    let getter = GETTER.get_or_try_init(py, || {
-        py.import("_socket")?.getattr("socket")?.getattr("family")?.getattr("__get__").map(Bound::unbind)
-    })?;
-    getter.bind(py).invoke((sock,))?.extract()
 }
 
 fn wait_writable<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {

@@ -10,8 +10,9 @@ use zloop_backends::{Interest, SockAddr, attempt};
 
 use super::super::event_loop::EventLoop;
 use super::super::native::Args;
+use super::super::socket::family_of;
 use super::super::{address, call};
-use super::{Answer, Tried, family_of, try_on};
+use super::{Answer, Tried, try_on};
 use crate::io::ReadSize;
 
 /// `sock_recv(sock, n)`.

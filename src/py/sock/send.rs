@@ -10,8 +10,9 @@ use zloop_backends::{Interest, attempt};
 
 use super::super::call::ReadableBuffer;
 use super::super::native::Args;
+use super::super::socket::family_of;
 use super::super::{address, call};
-use super::{Answer, Tried, family_of, never_blocks, try_on};
+use super::{Answer, Tried, never_blocks, try_on};
 
 /// `_try_send(sock, data)`: one attempt to send it.
 pub fn send<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {

@@ -27,17 +27,16 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyTuple, PyWeakrefReference};
+use pyo3::types::{PyDict, PyTuple, PyType, PyWeakrefReference};
 use zloop_backends::{Backend, Interest, Token, attempt};
 
-use super::accept::socket_class;
 use super::cell::Guarded;
-use super::context;
 use super::event_loop::EventLoop;
 use super::receive::Origin;
-use super::run;
+use super::socket::{self, socket_class};
 use super::state::Source;
 use super::transport::{TransportType, fileno};
+use super::{address, context, run};
 use crate::io::{ReadSize, Watermark, WriteQueue};
 use crate::py::invoke::Invoke;
 
@@ -196,8 +195,7 @@ pub struct Parts<'py> {
 /// Makes a transport and schedules its start, in asyncio's order: `connection_made`, reading, the waiter.
 pub fn create<'py>(this: &Bound<'py, EventLoop>, parts: Parts<'py>) -> PyResult<Bound<'py, PyAny>> {
     let py = this.py();
-    this.invoke_method(intern!(py, "_ensure_fd_no_transport"), (&parts.sock,))?;
-    let fd: RawFd = fileno(&parts.sock)?;
+    let fd = free_fd(this, &parts.sock)?;
     let extra = describe_socket(&parts.sock, parts.extra.as_ref())?;
     // All TCP connections have it, as asyncio's documentation says: its code leaves out sockets made without a protocol.
     let origin = if attempt::set_nodelay(fd) { Origin::Tcp } else { Origin::Socket };
@@ -318,6 +316,24 @@ impl State {
     }
 }
 
+/// The fd of a socket, which no transport may have yet. If one might, asyncio's own check finds out.
+fn free_fd(this: &Bound<'_, EventLoop>, sock: &Bound<'_, PyAny>) -> PyResult<RawFd> {
+    let py = this.py();
+    if let Ok(fd) = fileno(sock) {
+        let taken = this.get().state.with(py, |state| {
+            let source = state.fds.get(&fd).and_then(|token| state.sources.get(*token));
+            source.is_some_and(|source| !matches!(source, Source::Watch(_)))
+        });
+        // asyncio's own transports: those of sockets with ideas of their own.
+        let others = this.getattr(intern!(py, "_transports"))?.getattr(intern!(py, "data"))?;
+        if !taken && !others.is_truthy()? {
+            return Ok(fd);
+        }
+    }
+    this.invoke_method(intern!(py, "_ensure_fd_no_transport"), (sock,))?;
+    fileno(sock)
+}
+
 /// Fills in what `get_extra_info` knows of any socket.
 fn describe_socket<'py>(sock: &Bound<'py, PyAny>, extra: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
     let py = sock.py();
@@ -325,13 +341,22 @@ fn describe_socket<'py>(sock: &Bound<'py, PyAny>, extra: Option<&Bound<'py, PyAn
         Some(extra) => extra.clone(),
         None => PyDict::new(py).into_any(),
     };
-    let shown = py.import("asyncio.trsock")?.invoke_method(intern!(py, "TransportSocket"), (sock,))?;
+    static SHOWN: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let shown = SHOWN.import(py, "asyncio.trsock", "TransportSocket")?.invoke((sock,))?;
     extra.set_item(intern!(py, "socket"), shown)?;
-    extra.set_item(intern!(py, "sockname"), sock.invoke_method(intern!(py, "getsockname"), ()).ok())?;
+    extra.set_item(intern!(py, "sockname"), own_name(sock)?)?;
     if !extra.contains(intern!(py, "peername"))? {
         extra.set_item(intern!(py, "peername"), sock.invoke_method(intern!(py, "getpeername"), ()).ok())?;
     }
     Ok(extra)
+}
+
+/// The socket's own address, or None.
+fn own_name<'py>(sock: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    if socket::is_plain(sock)? {
+        return attempt::own_name(fileno(sock)?).ok().map(|name| address::to_python(sock.py(), &name)).transpose();
+    }
+    Ok(sock.invoke_method(intern!(sock.py(), "getsockname"), ()).ok())
 }
 
 /// Counts the transport in or out at its server. Since 3.13 servers know which transports they have.
@@ -340,7 +365,7 @@ fn tell_server(
     server: &Bound<'_, PyAny>,
     method: &Bound<'_, pyo3::types::PyString>,
 ) -> PyResult<()> {
-    if conn.py().version_info() >= (3, 13) {
+    if cfg!(Py_3_13) {
         server.invoke_method(method, (conn.transport,)).map(drop)
     } else {
         server.invoke_method(method, ()).map(drop)

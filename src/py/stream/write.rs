@@ -41,7 +41,7 @@ pub fn write_owned(conn: Conn<'_, '_>, data: PyBackedBytes) -> PyResult<()> {
 /// `transport.writelines(list_of_data)`.
 pub fn writelines(conn: Conn<'_, '_>, lines: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = conn.py();
-    if py.version_info() < (3, 12) {
+    if !cfg!(Py_3_12) {
         return write(conn, PyBytes::new(py, b"").invoke_method(intern!(py, "join"), (lines,))?.as_any());
     }
     check_open(conn, "writelines", "writelines")?;
