@@ -166,7 +166,8 @@ impl Uring {
             self.ring = ring;
         }
         self.alarm_is_armed = false;
-        self.to_arm.clear();
+        // Who waits for room, and was not handed over yet, still waits.
+        self.to_arm.retain(|(_, direction)| *direction == Direction::Room);
         for (token, file) in self.files.iter_mut() {
             if file.armed[Direction::Room as usize] != Serial::NONE || file.flight.is_some() {
                 self.to_arm.push((token, Direction::Room));

@@ -104,6 +104,7 @@ macro_rules! for_each_case {
             C14 quiesce::a_backend_goes_on_after_quiesce,
             C15 threads::a_backend_works_in_the_thread_that_binds_it,
             C15 threads::sends_in_flight_go_along,
+            C15 threads::a_wait_for_room_goes_along,
             C16 exits::a_child_that_ends_is_reported_once,
             C16 exits::a_child_that_had_ended_is_reported_or_refused,
             C16 exits::nothing_is_reported_of_a_forgotten_child,

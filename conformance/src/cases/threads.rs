@@ -64,6 +64,20 @@ pub fn sends_in_flight_go_along(rig: &mut Rig) {
     }
 }
 
+/// C15: who waits for room, and has not been polled for since, still waits for it in another thread.
+pub fn a_wait_for_room_goes_along(rig: &mut Rig) {
+    for times in 0..2 {
+        let stream = rig.stream();
+        rig.settle();
+        let filled = rig.fill(stream);
+        rig.rearm(stream.token, Interest::WRITE);
+        let elsewhere = poll_elsewhere(rig, times);
+        rig.take_note(&elsewhere);
+        assert_eq!(rig.drain(stream.peer, 1 << 28).len(), filled.len());
+        rig.until("C15: room", |rig| rig.seen(stream.token).contains(Interest::WRITE));
+    }
+}
+
 /// Binds the backend in another thread, polls a few times there, and binds it here again.
 fn poll_elsewhere(rig: &mut Rig, times: usize) -> Vec<Event> {
     let mut backend = rig.take_backend();
