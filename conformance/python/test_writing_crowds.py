@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import time
 
 import pytest
 
@@ -30,6 +31,42 @@ def is_there(peer: socket.socket) -> bool:
 
 def received(pairs, expected):
     return [recv_exactly(peer, len(data)) for (_, peer), data in zip(pairs, expected, strict=True)]
+
+
+def fill(transport) -> int:
+    """Fill a transport's socket behind its back; how many bytes that took."""
+    filled = 0
+    with transport.get_extra_info("socket").dup() as sock:
+        sock.setblocking(False)
+        for size in (1000, 1):
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    filled += sock.send(bytes(size))
+    return filled
+
+
+def last_four(pairs, filled):
+    time.sleep(0.05)  # the loop waits by now
+    for _, peer in pairs:
+        peer.settimeout(5)
+    return [
+        recv_exactly(peer, size + 4)[-4:] for (_, peer), size in zip(pairs, filled, strict=True)
+    ]
+
+
+def test_all_of_them_find_their_sockets_full(run, loop):
+    """What they wrote leaves when there is room, though nothing else wakes the loop."""
+
+    async def main():
+        async with crowd(20) as pairs:
+            filled = [fill(transport) for transport, _ in pairs]
+            await asyncio.sleep(0.001)
+            read = loop.run_in_executor(None, last_four, pairs, filled)
+            for transport, _ in pairs:
+                loop.call_soon(transport.write, b"END!")
+            assert await read == [b"END!"] * len(pairs)
+
+    run(main())
 
 
 def test_all_of_them_are_served(run, loop):

@@ -538,8 +538,15 @@ impl Backend for Uring {
             self.ring.enter(Wait::Now)?;
             self.reap(out);
             self.land_silent(out)?;
+            self.reap(out);
+            if out.room() == before {
+                // None has ended. What ends the wait is polled for from now on: room, and watches seen in vain.
+                self.queue_requests()?;
+            }
         }
-        let wait = if out.room() < before { Wait::Now } else { self.alarm.fall_asleep(wait) };
+        // What the kernel has not taken yet, for want of memory, may still leave in silence.
+        let is_over = out.room() < before || !self.submitted.is_empty();
+        let wait = if is_over { Wait::Now } else { self.alarm.fall_asleep(wait) };
         let entered = if wait == Wait::Now && !self.ring.is_worth_entering() { Ok(()) } else { self.ring.enter(wait) };
         self.alarm.awake();
         entered?;

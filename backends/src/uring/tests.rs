@@ -331,3 +331,42 @@ fn a_tiny_ring_reports_every_watch_once_and_none_in_vain() {
         settle(&mut uring);
     }
 }
+
+#[test]
+fn a_wake_is_heard_though_an_overflow_has_ended_the_doorbells_poll() {
+    let _no_children = CHILDREN.read();
+    if opened().is_none() {
+        return;
+    }
+    let mut uring = Uring::on(Ring::with_room(8, 8).unwrap()).unwrap();
+    uring.ring.enable().unwrap();
+    let pairs: Vec<_> = (0..40).map(|_| UnixStream::pair().unwrap()).collect();
+    for (slot, (ours, _)) in pairs.iter().enumerate() {
+        ours.set_nonblocking(true).unwrap();
+        while (&*ours).write(&[0; 1000]).is_ok() {}
+        uring.attach(ours.as_raw_fd(), Token::new(slot as u32, 0)).unwrap();
+    }
+    settle(&mut uring);
+    uring.gather(MANY);
+    for slot in 0..pairs.len() {
+        // SAFETY: a literal lives for ever.
+        let sent = unsafe { uring.send(Token::new(slot as u32, 0), &[IoSlice::new(b"no room")]) };
+        assert_eq!(sent.unwrap(), Sent::Pending);
+    }
+    // Somebody rings whom the wait before has not heard any more.
+    uring.alarm.fall_asleep(Wait::Forever);
+    uring.waker().wake();
+    uring.alarm.awake();
+    let (waker, began) = (uring.waker(), std::time::Instant::now());
+    let caller = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        waker.wake();
+    });
+    let mut events = Events::with_limit(64);
+    while began.elapsed() < Duration::from_millis(50) {
+        uring.poll(Wait::For(Duration::from_secs(5)), &mut events).unwrap();
+        assert!(events.as_slice().is_empty(), "there is no room");
+    }
+    caller.join().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(4), "the wake was lost");
+}

@@ -41,6 +41,7 @@ macro_rules! for_each_case {
         $then! { [$($args)*]
             C1 sends::pending_sends_end_once_each,
             C1 sends::a_pending_send_is_finished_when_the_stream_has_room_again,
+            C1 sends::pending_sends_that_all_meet_full_streams_leave_during_the_wait,
             C1 sends::a_send_to_a_dead_peer_fails_once,
             C1 sends::a_finished_send_is_over,
             C2 sends::a_send_that_was_done_is_not_reported,
@@ -59,6 +60,7 @@ macro_rules! for_each_case {
             C6 watches::a_watch_reports_while_there_is_room_to_write,
             C6 watches::one_poll_reports_a_watch_once,
             C6 watches::what_was_over_before_a_poll_is_not_reported,
+            C6 watches::what_comes_after_something_that_was_over_is_reported,
             C6 watches::a_changed_watch_reports_what_it_now_waits_for,
             C6 watches::a_closed_peer_is_readable,
             C6 watches::many_watches_are_all_reported,

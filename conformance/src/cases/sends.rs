@@ -2,9 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
 use zloop_backends::{Interest, Sent, Wait};
 
 use crate::rig::{Rig, pattern};
+use crate::world::Deed;
 
 /// C1: every pending send ends exactly once, with all its bytes.
 pub fn pending_sends_end_once_each(rig: &mut Rig) {
@@ -55,6 +58,28 @@ pub fn a_pending_send_is_finished_when_the_stream_has_room_again(rig: &mut Rig) 
     }
     received.extend(rig.drain(full.peer, 1 << 20));
     assert!(received == expected, "C1: {} bytes arrived, not the {} sent", received.len(), expected.len());
+}
+
+/// C1: sends that all meet full streams leave when there is room, though nothing else happens during the wait.
+pub fn pending_sends_that_all_meet_full_streams_leave_during_the_wait(rig: &mut Rig) {
+    let streams = [rig.stream(), rig.stream()];
+    for stream in streams {
+        rig.fill(stream);
+    }
+    rig.settle();
+    rig.gather();
+    let answers = streams.map(|stream| rig.send(stream, b"in good time").expect("the peer lives"));
+    for stream in streams {
+        rig.later(Duration::from_millis(10), Deed::Read(stream.peer, 1 << 24));
+    }
+    let deadline = rig.world().now() + Duration::from_secs(1);
+    for (stream, answer) in streams.into_iter().zip(answers) {
+        while answer == Sent::Pending && rig.result(stream.token).is_none() {
+            let now = rig.world().now();
+            assert!(now < deadline, "C1: there is room, and yet the send has not ended");
+            rig.poll(Wait::For(deadline - now));
+        }
+    }
 }
 
 /// C1: a send to a peer that is gone ends once, with an error.

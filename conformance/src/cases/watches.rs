@@ -2,9 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
 use zloop_backends::{Interest, Wait};
 
 use crate::rig::{PATIENCE, Rig};
+use crate::world::Deed;
 
 /// C6: as long as something is left to read, every poll says so.
 pub fn a_watch_reports_while_there_is_something_to_read(rig: &mut Rig) {
@@ -76,6 +79,31 @@ pub fn what_was_over_before_a_poll_is_not_reported(rig: &mut Rig) {
         rig.world().write(peer, b"x").expect("room");
         rig.until_seen(token, Interest::READ);
         rig.drain(fd, 10);
+    }
+}
+
+/// C6: what comes during the wait is reported, though what came before was over, and the turn's sends met full streams.
+pub fn what_comes_after_something_that_was_over_is_reported(rig: &mut Rig) {
+    let streams = [rig.stream(), rig.stream()];
+    for stream in streams {
+        rig.fill(stream);
+    }
+    let (fd, peer) = rig.pair();
+    let token = rig.watch(fd, Interest::READ);
+    rig.settle();
+    rig.world().write(peer, b"x").expect("room");
+    assert_eq!(rig.drain(fd, 10), b"x");
+    rig.gather();
+    for stream in streams {
+        let _ = rig.send(stream, b"there is no room").expect("the peer lives");
+    }
+    rig.unsee(token);
+    rig.later(Duration::from_millis(10), Deed::Write(peer, b"x".to_vec()));
+    let deadline = rig.world().now() + Duration::from_secs(1);
+    while rig.seen(token).is_empty() {
+        let now = rig.world().now();
+        assert!(now < deadline, "C6: what came during the wait was not reported");
+        rig.poll(Wait::For(deadline - now));
     }
 }
 
