@@ -27,14 +27,33 @@ pub(crate) fn borrow<'fd>(fd: RawFd) -> io::Result<BorrowedFd<'fd>> {
 /// as always ready.
 ///
 /// # Errors
-/// `EPERM` for regular files, directories and disks; `EBADF` for what is not open.
+/// `EPERM` for regular files, directories and disks, and, where there is an epoll to ask, for devices without anything
+/// to wait for (`/dev/null`); `EBADF` for what is not open.
 pub(crate) fn waitable<'fd>(fd: RawFd) -> io::Result<BorrowedFd<'fd>> {
     let fd = borrow(fd)?;
     let mode = SFlag::from_bits_truncate(fstat(fd)?.st_mode);
     match mode & SFlag::S_IFMT {
-        SFlag::S_IFREG | SFlag::S_IFDIR | SFlag::S_IFBLK => Err(Errno::EPERM.into()),
-        _ => Ok(fd),
-    }
+        SFlag::S_IFDIR | SFlag::S_IFBLK => Err(Errno::EPERM.into()),
+        // Some files of /proc look like regular ones and can be waited for.
+        SFlag::S_IFREG => asked_epoll(fd).unwrap_or(Err(Errno::EPERM)).map_err(io::Error::from),
+        SFlag::S_IFCHR => asked_epoll(fd).unwrap_or(Ok(())).map_err(io::Error::from),
+        _ => Ok(()),
+    }?;
+    Ok(fd)
+}
+
+/// What an epoll says to a file; `None` if there is none to ask.
+#[cfg(epoll)]
+fn asked_epoll(fd: BorrowedFd<'_>) -> Option<nix::Result<()>> {
+    use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).ok()?;
+    Some(epoll.add(fd, EpollEvent::new(EpollFlags::empty(), 0)))
+}
+
+#[cfg(not(epoll))]
+fn asked_epoll(_fd: BorrowedFd<'_>) -> Option<nix::Result<()>> {
+    None
 }
 
 /// What poll(2) says of a file at this moment, in its own bits. None, if it could not look.
@@ -115,6 +134,22 @@ mod tests {
         }
         assert!(matches!(FileKind::of(end.as_raw_fd()), Ok(FileKind::Pipe { .. })));
         assert_eq!(FileKind::of(-1).unwrap_err().raw_os_error(), Some(libc::EBADF));
+    }
+
+    #[cfg(epoll)]
+    #[test]
+    fn what_epoll_refuses_cannot_be_waited_for() {
+        let refusal = |path: &str| {
+            let file = std::fs::File::open(path).unwrap();
+            waitable(file.as_raw_fd()).err().and_then(|error| error.raw_os_error())
+        };
+        for path in ["/", "/dev/null", "/dev/zero", "/proc/self/exe", "/proc/self/stat"] {
+            assert_eq!(refusal(path), Some(libc::EPERM), "{path}");
+        }
+        assert_eq!(refusal("/proc/self/mounts"), None, "it tells of changes");
+        let (end, _other) = nix::unistd::pipe().unwrap();
+        assert!(waitable(end.as_raw_fd()).is_ok());
+        assert_eq!(waitable(-1).unwrap_err().raw_os_error(), Some(libc::EBADF));
     }
 
     #[test]

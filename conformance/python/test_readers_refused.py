@@ -1,5 +1,6 @@
 """What add_reader and its family refuse, and with which words."""
 
+import os
 import re
 import socket
 import sys
@@ -65,6 +66,36 @@ def test_a_regular_file_is_refused(loop, call, tmp_path):
         assert caught.value.errno == 1
         assert loop.remove_reader(file) is False
         assert loop.remove_writer(file) is False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="epoll decides")
+@pytest.mark.parametrize("call", ["add_reader", "add_writer"])
+@pytest.mark.parametrize(
+    ("path", "can_be_waited_for"),
+    [
+        ("/dev/null", False),
+        ("/dev/zero", False),
+        ("/dev/urandom", False),
+        ("/proc/self/stat", False),
+        ("/", False),
+        ("/proc/self/mounts", True),
+        ("/proc/pressure/cpu", True),
+    ],
+)
+def test_a_file_is_asked_whether_it_can_be_waited_for(loop, call, path, can_be_waited_for):
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError as exc:
+        pytest.skip(str(exc))
+    try:
+        if can_be_waited_for:
+            getattr(loop, call)(fd, int)
+        else:
+            with pytest.raises(PermissionError):
+                getattr(loop, call)(fd, int)
+        assert getattr(loop, call.replace("add", "remove"))(fd) is can_be_waited_for
+    finally:
+        os.close(fd)
 
 
 @pytest.mark.parametrize("call", ["add_reader", "add_writer", "remove_reader", "remove_writer"])
