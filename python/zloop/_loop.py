@@ -10,6 +10,7 @@ from __future__ import annotations
 import _socket
 import asyncio
 import concurrent.futures
+import os
 import signal
 import socket
 import sys
@@ -262,6 +263,41 @@ class Loop(ProcessMethods):
         return await super().getaddrinfo(
             host, port, family=family, type=type, proto=proto, flags=flags
         )
+
+
+class _Forking(threading.local):
+    """The loop whose callback forks in this thread."""
+
+    loop: Loop | None = None
+
+
+_forking = _Forking()
+
+
+def _before_fork() -> None:
+    loop = events._get_running_loop()
+    _forking.loop = loop if isinstance(loop, Loop) else None
+    if _forking.loop is not None:
+        # What the callback has written must not be in the child's copy of the loop, too.
+        _forking.loop._send_written()
+
+
+def _after_fork_in_child() -> None:
+    # asyncio has forgotten by now which loop runs.
+    if _forking.loop is not None:
+        _forking.loop._was_forked()
+    _forking.loop = None
+
+
+def _after_fork_in_parent() -> None:
+    _forking.loop = None
+
+
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)
 
 
 def _move_read_ahead(protocol: asyncio.BaseProtocol, ssl_protocol: _zloop.TlsProtocol) -> None:

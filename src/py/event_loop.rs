@@ -41,6 +41,8 @@ pub struct EventLoop {
     closed: AtomicBool,
     debug: AtomicBool,
     stopping: AtomicBool,
+    /// This process was forked off by a callback of the loop.
+    forked: AtomicBool,
     /// The thread that runs the loop, as `threading.get_ident()` numbers it; 0 while none does.
     thread: AtomicU64,
     /// Handles from other threads.
@@ -83,6 +85,12 @@ impl EventLoop {
 
     pub fn runs(&self) -> bool {
         self.thread.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether what a callback writes may wait until it returns. In a forked child it may never do so.
+    #[inline]
+    pub fn holds_writes(&self) -> bool {
+        self.runs() && !self.forked.load(Ordering::Relaxed)
     }
 
     /// Whether the calling thread is the one that runs the loop.
@@ -257,6 +265,7 @@ impl EventLoop {
             closed: AtomicBool::new(true),
             debug: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            forked: AtomicBool::new(false),
             thread: AtomicU64::new(0),
             #[cfg(Py_GIL_DISABLED)]
             inbox: Inbox::default(),
@@ -484,6 +493,18 @@ impl EventLoop {
     ) -> PyResult<()> {
         let timeouts = [ssl_handshake_timeout, ssl_shutdown_timeout];
         accept::accept_all(this, &Listener { protocol_factory, sock, sslcontext, server, backlog, timeouts })
+    }
+
+    /// Has the kernel take now what was written and not sent yet.
+    #[pyo3(name = "_send_written")]
+    fn send_written(this: &Bound<'_, Self>) -> PyResult<()> {
+        stream::send_written(this)
+    }
+
+    /// This process is a forked child, and inside a callback that may end with `os._exit`.
+    #[pyo3(name = "_was_forked")]
+    fn was_forked(&self) {
+        self.forked.store(true, Ordering::Relaxed);
     }
 
     /// Numbers for tests and people: what is queued and registered right now.

@@ -56,7 +56,7 @@ fn drops(end: End<'_, '_>) -> PyResult<bool> {
 fn added(end: End<'_, '_>) -> PyResult<()> {
     let core = end.event_loop.get();
     let (now, later) = end.state(|state| {
-        let now = state.queue.is_large(state.mark.high()) || !core.runs();
+        let now = state.queue.is_large(state.mark.high()) || !core.holds_writes();
         let later = !now && !state.blocked && !std::mem::replace(&mut state.dirty, true);
         (now, later)
     });

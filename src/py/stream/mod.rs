@@ -40,7 +40,7 @@ use super::{address, context, run};
 use crate::io::{ReadSize, Watermark, WriteQueue};
 use crate::py::invoke::Invoke;
 
-pub use write::flush_dirty;
+pub use write::{flush_dirty, send_written};
 
 /// The native half of a transport.
 #[pyclass(name = "Stream", module = "zloop._zloop", frozen)]

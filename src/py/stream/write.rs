@@ -95,7 +95,7 @@ fn add(conn: Conn<'_, '_>, push: impl FnOnce(&mut WriteQueue<PyBackedBytes>)) ->
         if state.blocked || state.queue.is_empty() {
             return (false, false);
         }
-        let now = state.queue.is_large(state.mark.high()) || !core.runs();
+        let now = state.queue.is_large(state.mark.high()) || !core.holds_writes();
         let later = !now && !state.dirty && !state.in_flight;
         state.dirty |= later;
         (now, later)
@@ -137,6 +137,45 @@ pub fn flush_dirty(this: &Bound<'_, EventLoop>) -> PyResult<()> {
         outcome.or_else(|error| run::report(this, "StreamTransport._flush()", error))?;
     }
     Ok(())
+}
+
+/// Has the kernel take now what it takes of all that the running callback and others of this turn have written: a process
+/// that is forked must not find it in its copy of the loop, too.
+pub fn send_written(this: &Bound<'_, EventLoop>) -> PyResult<()> {
+    let py = this.py();
+    send_dirty(this)?;
+    let gathered: Vec<_> = this.get().state.with(py, |state| {
+        let gathers = state.backend.as_ref().is_some_and(|backend| backend.in_flight() > 0);
+        let sources = gathers.then(|| state.sources.iter());
+        sources.into_iter().flatten().filter_map(|(_, source)| source.transport(py)).collect()
+    });
+    gathered.iter().try_for_each(|transport| {
+        with_conn(transport, |conn| if conn.state(|state| state.in_flight) { settle_soundly(conn) } else { Ok(()) })
+    })
+}
+
+/// Has all send what they can to which the last callbacks wrote.
+fn send_dirty(this: &Bound<'_, EventLoop>) -> PyResult<()> {
+    let py = this.py();
+    // They stay on the list, so that whoever waits for the last byte is served when the running callback returns; TLS
+    // adds the transports below it.
+    let mut place = 0;
+    while let Some(written) =
+        this.get().state.with(py, |state| state.dirty.get(place).map(|written| written.bind(py).clone()))
+    {
+        place += 1;
+        if is_native(&written)? {
+            with_conn(&written, settle_soundly)?;
+        } else if !pipe::flush_written(&written)? {
+            tls::flush_written(&written)?;
+        }
+    }
+    Ok(())
+}
+
+/// Settles among others: an exception is told, and does not keep the others from it.
+fn settle_soundly(conn: Conn<'_, '_>) -> PyResult<()> {
+    settle(conn).or_else(|error| run::report(conn.event_loop, "StreamTransport._flush()", error))
 }
 
 /// Hands the queue to the backend as far as it takes it. A failure closes the transport.

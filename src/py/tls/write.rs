@@ -39,7 +39,7 @@ pub fn write(session: Session<'_, '_>, data: impl IntoIterator<Item = PyBackedBy
             return (false, false);
         }
         let held = state.backlog.len() <= AT_ONCE_FROM && state.backlog.len() < state.write_mark.high();
-        let later = held && core.runs() && !state.backlog.is_empty();
+        let later = held && core.holds_writes() && !state.backlog.is_empty();
         (!later, later && !std::mem::replace(&mut state.dirty, true))
     });
     if later {
