@@ -54,7 +54,7 @@ def test_server_side_extra_info(run, loop):
             assert transport.get_extra_info("peername") == client.get_extra_info("sockname")
             assert transport.get_extra_info("sockname") == address
             sock = transport.get_extra_info("socket")
-            assert type(sock) is asyncio.trsock.TransportSocket
+            assert isinstance(sock, asyncio.trsock.TransportSocket)
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
             client.close()
             await protocol.lost

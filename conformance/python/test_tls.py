@@ -96,7 +96,7 @@ def test_extra_info(run, certificates):
             assert transport.get_extra_info("cipher")[1].startswith("TLS")
             assert transport.get_extra_info("compression") is None
             assert transport.get_extra_info("peername") == (HOST, port)
-            assert type(transport.get_extra_info("socket")) is asyncio.trsock.TransportSocket
+            assert isinstance(transport.get_extra_info("socket"), asyncio.trsock.TransportSocket)
             assert transport.get_extra_info("nonsense", 5) == 5
             assert repr(transport)
             assert transport.can_write_eof() is False

@@ -27,7 +27,7 @@ def test_extra_info(run):
     async def main():
         async with piped() as (transport, protocol, peer):
             sock = transport.get_extra_info("socket")
-            assert type(sock) is asyncio.trsock.TransportSocket
+            assert isinstance(sock, asyncio.trsock.TransportSocket)
             assert (sock.family, sock.type & socket.SOCK_STREAM) == (
                 socket.AF_INET,
                 socket.SOCK_STREAM,

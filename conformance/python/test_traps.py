@@ -349,7 +349,7 @@ def test_trap_19_extra_info(run):
     async def main():
         async with piped() as (transport, _, peer):
             sock = transport.get_extra_info("socket")
-            assert type(sock) is asyncio.trsock.TransportSocket
+            assert isinstance(sock, asyncio.trsock.TransportSocket)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\0" * 8)
             assert transport.get_extra_info("peername") == peer.getsockname()
             assert transport.get_extra_info("sockname") == peer.getpeername()

@@ -51,6 +51,7 @@ class StreamTransport(transports._FlowControlMixin):
     max_size: int
     """The largest read, in bytes."""
 
+    def _send_written(self) -> None: ...
     def __del__(self) -> None: ...
 
 class ReadPipeTransport(transports.ReadTransport):

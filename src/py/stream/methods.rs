@@ -4,6 +4,7 @@
 use pyo3::exceptions::PyResourceWarning;
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
 use super::super::native::{Args, Method, method};
@@ -15,7 +16,7 @@ use super::{Conn, Kind, attach, close, file, hold, look_again, transport_type, w
 use crate::io::ReadSize;
 use crate::py::invoke::Invoke;
 
-static METHODS: [Method; 24] = [
+static METHODS: [Method; 25] = [
     method!(c"write", write_data, c"Write some data; it is sent when the callback that wrote it returns."),
     method!(c"writelines", writelines, c"Write a list (or any iterable) of data."),
     method!(c"write_eof", fn() write_eof, c"Close the sending direction once all data has left."),
@@ -32,6 +33,7 @@ static METHODS: [Method; 24] = [
     method!(c"get_write_buffer_size", fn() get_write_buffer_size, c"How many bytes the kernel has not taken."),
     method!(c"get_write_buffer_limits", fn() get_write_buffer_limits, c"The marks of flow control: (low, high), in bytes."),
     method!(c"set_write_buffer_limits", set_write_buffer_limits, c"Set the marks of flow control, in bytes."),
+    method!(c"_send_written", fn() send_written, c"Send what was written: somebody reaches for the socket."),
     method!(c"_start_reading", fn() start_reading, c"connection_made() has been called."),
     method!(c"_call_connection_lost", call_connection_lost, c"Tell the protocol, then close the socket."),
     method!(c"_force_close", force_close, c"Close at once because of an exception; asyncio's TLS uses it."),
@@ -165,10 +167,30 @@ fn get_extra_info<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'
     let py = slf.py();
     let name = required(args, "StreamTransport.get_extra_info", "name")?;
     if name.eq(intern!(py, "socket"))? {
-        // Who asks for the socket may shut it down: behind what was written before.
-        with_conn(slf, write::settle)?;
+        return show_socket(slf);
     }
     transport_type(py)?.extra(slf)?.invoke_method(intern!(py, "get"), (name, args.named(1, "default")))
+}
+
+/// What is shown in the socket's place, one object for each transport, made when it is first asked for.
+fn show_socket<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
+    static SHOWN: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let (py, name) = (slf.py(), intern!(slf.py(), "socket"));
+    let class = SHOWN.import(py, "zloop._shown", "TransportSocket")?;
+    // A program may ask for it only to hand it, or its number, to somebody else.
+    with_conn(slf, write::send_first)?;
+    let extra = transport_type(py)?.extra(slf)?;
+    let known = extra.get_item(name)?;
+    if known.is_instance(class)? {
+        return Ok(known);
+    }
+    let shown = class.invoke((known, slf))?;
+    extra.set_item(name, &shown)?;
+    Ok(shown)
+}
+
+fn send_written<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
+    act(slf, write::send_first)
 }
 
 fn set_protocol<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {

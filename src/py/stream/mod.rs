@@ -27,7 +27,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyTuple, PyType, PyWeakrefReference};
+use pyo3::types::{PyDict, PyTuple, PyWeakrefReference};
 use zloop_backends::{Backend, Interest, Token, attempt};
 
 use super::cell::Guarded;
@@ -334,16 +334,14 @@ fn free_fd(this: &Bound<'_, EventLoop>, sock: &Bound<'_, PyAny>) -> PyResult<Raw
     fileno(sock)
 }
 
-/// Fills in what `get_extra_info` knows of any socket.
+/// Fills in what `get_extra_info` knows of any socket. What it shows in the socket's place is made when it is asked for.
 fn describe_socket<'py>(sock: &Bound<'py, PyAny>, extra: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
     let py = sock.py();
     let extra = match extra {
         Some(extra) => extra.clone(),
         None => PyDict::new(py).into_any(),
     };
-    static SHOWN: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    let shown = SHOWN.import(py, "asyncio.trsock", "TransportSocket")?.invoke((sock,))?;
-    extra.set_item(intern!(py, "socket"), shown)?;
+    extra.set_item(intern!(py, "socket"), sock)?;
     extra.set_item(intern!(py, "sockname"), own_name(sock)?)?;
     if !extra.contains(intern!(py, "peername"))? {
         extra.set_item(intern!(py, "peername"), sock.invoke_method(intern!(py, "getpeername"), ()).ok())?;

@@ -154,6 +154,17 @@ pub fn send_written(this: &Bound<'_, EventLoop>) -> PyResult<()> {
     })
 }
 
+/// Has the kernel take now what it takes of what was written to this transport, if need be by way of TLS: for whoever
+/// reaches for the socket itself. From another thread that would come at any moment anyway.
+pub fn send_first(conn: Conn<'_, '_>) -> PyResult<()> {
+    let core = conn.event_loop.get();
+    if core.runs() && !core.runs_here() {
+        return Ok(());
+    }
+    send_dirty(conn.event_loop)?;
+    settle(conn)
+}
+
 /// Has all send what they can to which the last callbacks wrote.
 fn send_dirty(this: &Bound<'_, EventLoop>) -> PyResult<()> {
     let py = this.py();

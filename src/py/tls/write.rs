@@ -64,7 +64,9 @@ fn drop_late(session: Session<'_, '_>) -> PyResult<()> {
 pub fn flush_written(written: &Bound<'_, PyAny>) -> PyResult<bool> {
     let Ok(this) = written.cast_exact::<TlsProtocol>() else { return Ok(false) };
     let session = Session(this);
-    session.state(|state| state.dirty = false);
+    if !session.state(|state| std::mem::take(&mut state.dirty)) {
+        return Ok(true);
+    }
     settle(session).or_else(|error| run::report(session.event_loop(), "SSLTransport._flush()", error))?;
     Ok(true)
 }

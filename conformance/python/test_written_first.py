@@ -1,0 +1,169 @@
+"""A program that reaches for the file behind a transport: what it wrote to the transport before leaves first."""
+
+import asyncio
+import gc
+import os
+import socket
+import weakref
+
+import pytest
+
+from harness import (
+    normal,
+    piped,
+    recv_exactly,
+    spin,
+    tcp_pair,
+    tls_pair,
+    unix_pair,
+)
+
+
+@pytest.mark.parametrize("sockets", [tcp_pair, unix_pair])
+def test_a_shutdown_comes_behind_what_was_written(run, sockets):
+    async def main():
+        async with piped(sockets=sockets) as (transport, protocol, peer):
+            sock = transport.get_extra_info("socket")
+            await spin(2)
+            transport.write(b"header;")
+            transport.writelines([b"more;", b"yet more;"])
+            sock.shutdown(socket.SHUT_WR)
+            await spin(2)
+            assert recv_exactly(peer, 21) == b"header;more;yet more;"
+            assert peer.recv(1) == b""
+
+    run(main())
+
+
+@pytest.mark.parametrize("way", ["number", "duplicate", "private", "asked late"])
+def test_what_is_sent_past_the_transport_comes_behind(run, way):
+    async def main():
+        async with piped() as (transport, protocol, peer):
+            sock = transport.get_extra_info("socket")
+            await spin(2)
+            transport.write(b"header;")
+            if way == "number":
+                os.write(sock.fileno(), b"body;")
+            elif way == "duplicate":
+                with sock.dup() as twin:
+                    twin.send(b"body;")
+            elif way == "private":
+                sock._sock.send(b"body;")
+            else:
+                os.write(transport.get_extra_info("socket").fileno(), b"body;")
+            transport.write(b"end;")
+            await spin(2)
+            assert recv_exactly(peer, 16) == b"header;body;end;"
+
+    run(main())
+
+
+def test_among_many_writers(run):
+    """In a turn of many callbacks, where data is held back longer."""
+
+    async def main():
+        async with piped() as (transport, protocol, peer):
+            sock = transport.get_extra_info("socket")
+            await spin(2)
+
+            def write_and_send(number):
+                transport.write(b"%02d;" % number)
+                os.write(sock.fileno(), b"--;")
+
+            for number in range(40):
+                asyncio.get_running_loop().call_soon(write_and_send, number)
+            await spin(2)
+            expected = b"".join(b"%02d;--;" % number for number in range(40))
+            assert recv_exactly(peer, len(expected)) == expected
+
+    run(main())
+
+
+def test_a_shutdown_under_tls_comes_behind_what_was_written(run, loop, certificates):
+    async def main():
+        (client, protocol), (server, other) = await tls_pair(loop, certificates)
+        sock = client.get_extra_info("socket")
+        assert sock is client.get_extra_info("socket")
+        await spin(2)
+        client.write(b"header;")
+        sock.shutdown(socket.SHUT_WR)
+        await other.lost
+        assert other.data == b"header;"
+        client.abort()
+        await protocol.lost
+
+    run(main())
+
+
+def test_it_is_one_object_while_the_transport_lives_and_afterwards(compare):
+    def scenario(loop, reports):
+        async def main():
+            async with piped() as (transport, protocol, peer):
+                sock = transport.get_extra_info("socket")
+                seen = [normal(repr(sock)), sock is transport.get_extra_info("socket", 5)]
+                transport.close()
+                await protocol.lost
+                await spin(2)
+                seen += [sock is transport.get_extra_info("socket"), sock.fileno(), repr(sock)]
+                return seen
+
+        return loop.run_until_complete(main())
+
+    compare(scenario)
+
+
+def test_it_is_shown_to_who_asks_first_when_all_is_over(compare):
+    def scenario(loop, reports):
+        async def main():
+            async with piped() as (transport, protocol, peer):
+                number = transport._sock_fd
+                transport.close()
+                await protocol.lost
+                await spin(2)
+                with pytest.raises(OSError):
+                    os.fstat(number)
+                sock = transport.get_extra_info("socket")
+                assert isinstance(sock, asyncio.trsock.TransportSocket)
+                with pytest.raises(OSError):
+                    sock.shutdown(socket.SHUT_WR)
+                return [repr(sock), sock.family, sock.type, sock.proto, sock.fileno()]
+
+        return loop.run_until_complete(main())
+
+    compare(scenario)
+
+
+def test_it_outlives_a_transport_that_was_collected(run):
+    async def main():
+        async with piped(sockets=unix_pair) as (transport, protocol, peer):
+            sock = transport.get_extra_info("socket")
+            transport.write(b"last;")
+            transport.close()
+            await protocol.lost
+            await spin(2)
+            gone = weakref.ref(transport)
+            protocol.transport = protocol.made = protocol.events = transport = None
+            await spin(2)
+            gc.collect()
+            assert sock.fileno() == -1
+            assert recv_exactly(peer, 5) == b"last;"
+            return gone
+
+    gone = run(main())
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_thread_may_ask_while_the_loop_writes(run, loop):
+    async def main():
+        async with piped() as (transport, protocol, peer):
+            sock = transport.get_extra_info("socket")
+            number = sock.fileno()
+            asked = [loop.run_in_executor(None, sock.fileno) for _ in range(20)]
+            for _ in range(200):
+                transport.write(b"x" * 10)
+                await asyncio.sleep(0)
+            assert set(await asyncio.gather(*asked)) == {number}
+            assert recv_exactly(peer, 2000) == b"x" * 2000
+
+    run(main())
