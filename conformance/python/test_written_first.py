@@ -1,14 +1,17 @@
 """A program that reaches for the file behind a transport: what it wrote to the transport before leaves first."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import socket
+import subprocess
 import weakref
 
 import pytest
 
 from harness import (
+    Recorder,
     normal,
     piped,
     recv_exactly,
@@ -167,3 +170,72 @@ def test_a_thread_may_ask_while_the_loop_writes(run, loop):
             assert recv_exactly(peer, 2000) == b"x" * 2000
 
     run(main())
+
+
+@contextlib.asynccontextmanager
+async def writing_to_pipe():
+    """(transport, protocol, fd): a write transport and the pipe's other end."""
+    reading, writing = os.pipe()
+    loop, file = asyncio.get_running_loop(), os.fdopen(writing, "wb", 0)
+    transport, protocol = await loop.connect_write_pipe(Recorder, file)
+    await spin(2)
+    try:
+        yield transport, protocol, reading
+    finally:
+        transport.abort()
+        await spin(3)
+        os.close(reading)
+
+
+def test_who_asks_for_the_pipe_writes_behind_the_transport(run):
+    async def main():
+        async with writing_to_pipe() as (transport, _, reading):
+            transport.write(b"header;")
+            file = transport.get_extra_info("pipe")
+            os.write(file.fileno(), b"body;")
+            transport.write(b"end;")
+            await spin(2)
+            assert os.read(reading, 100) == b"header;body;end;"
+            assert transport.get_extra_info(name="pipe") is file
+            assert transport.get_extra_info("socket") is None
+            assert transport.get_extra_info("nonsense", 5) == 5
+            assert transport.get_extra_info("nonsense", default=6) == 6
+
+    run(main())
+
+
+def test_a_child_that_inherits_the_pipe_writes_behind_the_transport(run):
+    async def main():
+        async with writing_to_pipe() as (transport, _, reading):
+            for _ in range(3):
+                transport.write(b"header;")
+                child = subprocess.Popen(
+                    ["/bin/sh", "-c", "printf 'body;'"], stdout=transport.get_extra_info("pipe")
+                )
+                assert child.wait() == 0
+            await spin(2)
+            assert os.read(reading, 100) == b"header;body;" * 3
+
+    run(main())
+
+
+def test_asking_for_a_pipe_whose_reader_is_gone(compare):
+    def scenario(loop, reports):
+        async def main():
+            reading, writing = os.pipe()
+            protocol = Recorder(loop)
+            transport, _ = await loop.connect_write_pipe(
+                lambda: protocol, os.fdopen(writing, "wb", 0)
+            )
+            await spin(2)
+            os.close(reading)
+            transport.write(b"nobody")
+            file = transport.get_extra_info("pipe")
+            seen = [transport.is_closing(), file.closed]
+            await protocol.lost
+            await spin(2)
+            return [*seen, file.closed, transport.get_extra_info("pipe") is file]
+
+        return loop.run_until_complete(main())
+
+    compare(scenario)

@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice};
 
 use pyo3::exceptions::PyBrokenPipeError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use zloop_backends::{Interest, MAX_SLICES, attempt};
@@ -11,12 +12,14 @@ use super::super::native::{Args, Method, method};
 use super::super::transport::{Answer, SILENT_DROPS, exact_bytes, log, none, required, set_limits, tell_protocol};
 use super::super::{context, run};
 use super::{End, State, Types, act, close, lost, with_end};
+use crate::py::invoke::Invoke;
 
-pub static METHODS: [Method; 10] = [
+pub static METHODS: [Method; 11] = [
     method!(c"write", write_data, c"Write some data; it is sent when the callback that wrote it returns."),
     method!(c"write_eof", fn() write_eof, c"Close once all data has left."),
     method!(c"close", fn() close_writer, c"Close once all data has left."),
     method!(c"abort", fn() abort, c"Close at once; data that the kernel does not have yet is lost."),
+    method!(c"get_extra_info", get_extra_info, c"What is known of the file."),
     method!(c"get_write_buffer_size", fn() get_write_buffer_size, c"How many bytes the kernel has not taken."),
     method!(c"get_write_buffer_limits", fn() get_write_buffer_limits, c"The marks of flow control: (low, high), in bytes."),
     method!(c"set_write_buffer_limits", set_write_buffer_limits, c"Set the marks of flow control, in bytes."),
@@ -213,6 +216,16 @@ fn abort<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
         flush(end)?;
         close(end, &none(end.py()))
     })
+}
+
+fn get_extra_info<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
+    let py = slf.py();
+    let name = required(args, "WritePipeTransport.get_extra_info", "name")?;
+    if name.eq(intern!(py, "pipe"))? {
+        // Who asks for the file may write to it, or give it to a child: behind what was written before.
+        with_end(slf, flush)?;
+    }
+    Types::get(py)?.writer.extra(slf)?.invoke_method(intern!(py, "get"), (name, args.named(1, "default")))
 }
 
 fn get_write_buffer_size<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
