@@ -243,3 +243,22 @@ def test_what_a_timer_or_handle_refuses(loop, make):
     with pytest.raises(TypeError):
         handle.cancelled(1)
     handle.cancel()
+
+
+@pytest.mark.parametrize("side", ["reader", "writer"])
+def test_a_handle_that_is_cancelled_watches_no_longer(loop, run, pair, side):
+    """As libraries cancel what `_add_reader` returns: the file is let go of when it is ready."""
+    near, far = pair
+    others = {"reader": "writer", "writer": "reader"}
+    called = []
+    handle = getattr(loop, f"_add_{side}")(near, called.append, side)
+    far.send(b"ready")
+    run(asyncio.sleep(0.01))
+    assert set(called) == {side}
+    handle.cancel()
+    called.clear()
+    getattr(loop, f"add_{others[side]}")(near, called.append, others[side])
+    run(asyncio.sleep(0.01))
+    assert set(called) == {others[side]}
+    assert getattr(loop, f"remove_{side}")(near) is False
+    assert getattr(loop, f"remove_{others[side]}")(near) is True

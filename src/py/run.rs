@@ -84,7 +84,7 @@ impl<'py> Turn<'_, 'py> {
         let (py, core) = (self.this.py(), self.this.get());
         for event in events {
             if !matches!(event.what, What::Sent(result) if stream::settled(self.this, event.token, result)) {
-                core.state.with(py, |state| state.dispatch(py, event));
+                core.state.with(py, |state| state.dispatch(py, self.types, event));
             }
         }
     }

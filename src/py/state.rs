@@ -11,7 +11,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 use zloop_backends::{AnyBackend, Backend, Event, Interest, Slots, Token, What};
 
-use super::handle::Fresh;
+use super::handle::{self, Fresh, HandleTypes};
 use crate::io::{ReadSize, WriteQueue};
 use crate::sched::{Scheduler, Slice};
 
@@ -23,7 +23,7 @@ use crate::sched::{Scheduler, Slice};
 pub enum Item {
     /// A handle, ours or asyncio's.
     Handle(Py<PyAny>),
-    /// A stream transport turned ready, or an fd for which a future waits.
+    /// A stream transport turned ready, or an fd for which a future waits, or a handle that was cancelled.
     Ready(Token, Interest),
     /// A stream transport that was ready wants to be looked at again.
     Again(Token),
@@ -202,7 +202,7 @@ impl State {
     }
 
     /// Queues what a wait has reported, in the order in which it came.
-    pub fn dispatch(&mut self, py: Python<'_>, event: Event) {
+    pub fn dispatch(&mut self, py: Python<'_>, types: &HandleTypes, event: Event) {
         let token = event.token;
         match (self.sources.get_mut(token), event.what) {
             (Some(Source::Stream(_) | Source::Idle(_)), What::Ready(interest)) => {
@@ -217,7 +217,11 @@ impl State {
                     match waiter {
                         Some(Waiter::Handle(handle)) => {
                             self.slice.end();
-                            self.sched.push(Item::Handle(handle.clone_ref(py)));
+                            // Cancelled by hand, it is still to be taken out.
+                            let over = handle::is_cancelled(types, handle);
+                            let item =
+                                if over { Item::Ready(token, direction) } else { Item::Handle(handle.clone_ref(py)) };
+                            self.sched.push(item);
                         }
                         Some(Waiter::Transport(handle)) => self.sched.push(Item::Handle(handle.clone_ref(py))),
                         Some(Waiter::Future(_)) => self.sched.push(Item::Ready(token, direction)),

@@ -13,7 +13,7 @@ use zloop_backends::{Backend, Interest, Token};
 
 use super::errors;
 use super::event_loop::EventLoop;
-use super::handle::new_watcher;
+use super::handle::{HandleTypes, is_cancelled, new_watcher};
 use super::invoke::Invoke;
 use super::state::{Source, State, Waiter, Watch};
 
@@ -107,13 +107,18 @@ pub fn give_up(this: &Bound<'_, EventLoop>, future: &Bound<'_, PyAny>, fd: RawFd
     Ok(())
 }
 
-/// The loop's entry: an fd is ready for which a future waits.
+/// The loop's entry: an fd is ready for which a future waits, or nobody but a handle that was cancelled.
 pub fn on_ready(this: &Bound<'_, EventLoop>, token: Token, direction: Interest) -> PyResult<()> {
     let py = this.py();
+    let types = HandleTypes::get(py)?;
     let cleared = this.get().state.with(py, |state| {
         let Some(Source::Watch(watch)) = state.sources.get_mut(token) else { return None };
         let fd = watch.fd;
-        let waits = matches!(watch.side(direction), Some(Waiter::Future(_)));
+        let waits = match watch.side(direction) {
+            Some(Waiter::Future(_)) => true,
+            Some(Waiter::Handle(handle)) => is_cancelled(types, handle),
+            Some(Waiter::Transport(_)) | None => false,
+        };
         waits.then(|| clear(state, fd, token, direction))
     });
     let Some(Cleared { waiter, lost, .. }) = cleared else { return Ok(()) };
