@@ -8,6 +8,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{SockType, getsockopt, sockopt};
 use nix::sys::stat::{SFlag, fstat};
 
 /// Borrows an fd that the caller promised to keep open for the length of the call.
@@ -98,6 +99,22 @@ impl FileKind {
             _ => Self::Other,
         })
     }
+
+    /// Whether what one call writes to such a file stays together: a packet, or what a device makes of it, say a frame of
+    /// a network device. Several buffers in one call would be one of those.
+    #[must_use]
+    pub fn has_records(self, fd: RawFd) -> bool {
+        let Ok(fd) = borrow(fd) else { return false };
+        match self {
+            Self::Character => true,
+            Self::Socket => getsockopt(&fd, sockopt::SockType).is_ok_and(|kind| kind != SockType::Stream),
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Self::Pipe { .. } => {
+                fcntl(fd, FcntlArg::F_GETFL).is_ok_and(|flags| OFlag::from_bits_retain(flags).contains(OFlag::O_DIRECT))
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Puts a file into non-blocking mode.
@@ -150,6 +167,28 @@ mod tests {
         let (end, _other) = nix::unistd::pipe().unwrap();
         assert!(waitable(end.as_raw_fd()).is_ok());
         assert_eq!(waitable(-1).unwrap_err().raw_os_error(), Some(libc::EBADF));
+    }
+
+    #[test]
+    fn packets_and_devices_keep_calls_apart() {
+        let stream = UnixStream::pair().unwrap().0;
+        let datagrams = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let (end, _other) = nix::unistd::pipe().unwrap();
+        for (fd, records) in [
+            (stream.as_raw_fd(), false),
+            (datagrams.as_raw_fd(), true),
+            (null.as_raw_fd(), true),
+            (end.as_raw_fd(), false),
+        ] {
+            assert_eq!(FileKind::of(fd).unwrap().has_records(fd), records);
+        }
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        {
+            let (_end, packets) = nix::unistd::pipe2(OFlag::O_DIRECT).unwrap();
+            let packets = packets.as_raw_fd();
+            assert!(FileKind::of(packets).unwrap().has_records(packets));
+        }
     }
 
     #[test]

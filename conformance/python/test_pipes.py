@@ -1,8 +1,12 @@
 """connect_read_pipe and connect_write_pipe."""
 
 import asyncio
+import contextlib
 import os
+import pty
 import socket
+import sys
+import tty
 
 import pytest
 
@@ -175,8 +179,6 @@ def test_a_fifo(run, loop, tmp_path):
 
 
 def test_a_terminal(run, loop):
-    import pty
-
     async def main():
         master, slave = pty.openpty()
         transport, protocol = await loop.connect_read_pipe(Recorder, os.fdopen(master, "rb", 0))
@@ -185,6 +187,112 @@ def test_a_terminal(run, loop):
         transport.close()
         await protocol.lost
         os.close(slave)
+
+    run(main())
+
+
+def packet_ends(kind):
+    """(a file to write to, its other end, a function that takes a packet there)"""
+    if kind == "pipe":
+        read_end, write_end = os.pipe2(os.O_DIRECT | os.O_NONBLOCK)
+        far = os.fdopen(read_end, "rb", 0)
+        return os.fdopen(write_end, "wb", 0), far, lambda: os.read(read_end, 65536)
+    near, far = socket.socketpair(socket.AF_UNIX, getattr(socket, kind))
+    far.setblocking(False)
+    return near, far, lambda: far.recv(65536)
+
+
+def packets(take):
+    """All packets that wait."""
+    found = []
+    with contextlib.suppress(BlockingIOError):
+        while packet := take():
+            found.append(packet)
+    return found
+
+
+# macOS has no Unix sockets of packets in order, and packet pipes are Linux's.
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="Linux has it")
+PACKET_FILES = [
+    "SOCK_DGRAM",
+    pytest.param("SOCK_SEQPACKET", marks=linux_only),
+    pytest.param("pipe", marks=linux_only),
+]
+
+
+@pytest.mark.parametrize("kind", PACKET_FILES)
+def test_each_write_is_a_packet(run, loop, kind):
+    async def main():
+        near, far, take = packet_ends(kind)
+        with far:
+            transport, protocol = await loop.connect_write_pipe(Recorder, near)
+            for packet in (b"one", b"", b"two", b"three"):
+                transport.write(packet)
+            assert packets(take) == [b"one", b"two", b"three"]
+            transport.writelines([b"four"])
+            transport.close()
+            await protocol.lost
+            assert take() == b"four"
+
+    run(main())
+
+
+@pytest.mark.zloop_only(
+    "asyncio joins what waits for room, and what is too long for the kernel is lost"
+)
+@pytest.mark.parametrize("kind", PACKET_FILES)
+def test_packets_that_wait_for_room_stay_apart(run, loop, kind):
+    sent = [b"%d " % number + bytes(1000) for number in range(2000)]
+
+    async def main():
+        near, far, take = packet_ends(kind)
+        with far:
+            transport, protocol = await loop.connect_write_pipe(Recorder, near)
+            for packet in sent:
+                transport.write(packet)
+            assert transport.get_write_buffer_size() > 0
+            transport.close()
+            found = []
+            while len(found) < len(sent):
+                found += packets(take)
+                await asyncio.sleep(0)
+            assert found == sent
+            await protocol.lost
+            assert protocol.names == ["made", "pause", "resume", "lost"]
+
+    run(main())
+
+
+def test_a_packet_that_is_too_long(compare):
+    def scenario(loop, reports):
+        async def main():
+            near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            transport, protocol = await loop.connect_write_pipe(Recorder, near)
+            transport.write(b"first")
+            transport.write(bytes(10_000_000))
+            transport.write(b"last")
+            error = await protocol.lost
+            with far:
+                return far.recv(100), error.errno, protocol.names
+
+        return loop.run_until_complete(main())
+
+    assert compare(scenario)[0] == b"first"
+
+
+def test_a_terminal_is_written_to_at_once(run, loop):
+    """What the program prints to it by other ways comes behind."""
+
+    async def main():
+        master, slave = pty.openpty()
+        tty.setraw(slave)
+        transport, protocol = await loop.connect_write_pipe(Recorder, os.fdopen(slave, "wb", 0))
+        transport.write(b"first ")
+        os.write(slave, b"second")
+        assert os.read(master, 100) == b"first second"
+        transport.close()
+        await protocol.lost
+        os.close(master)
 
     run(main())
 

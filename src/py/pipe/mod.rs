@@ -62,6 +62,8 @@ struct State {
     context: Py<PyAny>,
     queue: WriteQueue<PyBackedBytes>,
     mark: Watermark,
+    /// Each `write()` is a packet, or something else that must neither wait for others nor be joined with them.
+    records: bool,
     /// On the loop's list of transports to flush.
     dirty: bool,
     /// The kernel would take no more; the file is watched for room.
@@ -222,7 +224,7 @@ fn make<'py>(
     let kind = FileKind::of(fd).map_err(|error| errors::os_error(py, &error))?;
     let first = first(kind).map_err(pyo3::exceptions::PyValueError::new_err)?;
     set_nonblocking(fd).map_err(|error| errors::os_error(py, &error))?;
-    let state = State::new(&pipe, &protocol, context::copy(py)?.unbind());
+    let state = State::new(&pipe, &protocol, kind.has_records(fd), context::copy(py)?.unbind());
     let native = Bound::new(py, Pipe { fd, event_loop: this.clone().unbind(), state: Guarded::new(state) })?;
     let transport = class.instance(native, extra)?;
     let made = protocol.getattr(intern!(py, "connection_made"))?;
@@ -238,7 +240,7 @@ fn make<'py>(
 }
 
 impl State {
-    fn new(pipe: &Bound<'_, PyAny>, protocol: &Bound<'_, PyAny>, context: Py<PyAny>) -> Self {
+    fn new(pipe: &Bound<'_, PyAny>, protocol: &Bound<'_, PyAny>, records: bool, context: Py<PyAny>) -> Self {
         Self {
             pipe: Some(pipe.clone().unbind()),
             protocol: Some(protocol.clone().unbind()),
@@ -249,6 +251,7 @@ impl State {
             context,
             queue: WriteQueue::default(),
             mark: Watermark::default(),
+            records,
             dirty: false,
             blocked: false,
             conn_lost: 0,

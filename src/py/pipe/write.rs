@@ -1,4 +1,5 @@
 //! Sending: what one callback writes to a pipe is gathered and leaves together when the callback returns, as on streams.
+//! What makes a packet of each call, and terminals and other devices, get each `write()` at once and by itself.
 
 use std::io::{self, IoSlice};
 
@@ -55,11 +56,12 @@ fn drops(end: End<'_, '_>) -> PyResult<bool> {
     Ok(late)
 }
 
-/// Bytes were added to the queue: writes them now, or at the end of the callback if there are few of them.
+/// Bytes were added to the queue: writes them now, or at the end of the callback if there are few of them and they may be
+/// joined with others.
 fn added(end: End<'_, '_>) -> PyResult<()> {
     let core = end.event_loop.get();
     let (now, later) = end.state(|state| {
-        let now = state.queue.is_large(state.mark.high()) || !core.holds_writes();
+        let now = state.records || state.queue.is_large(state.mark.high()) || !core.holds_writes();
         let later = !now && !state.blocked && !std::mem::replace(&mut state.dirty, true);
         (now, later)
     });
@@ -93,26 +95,32 @@ pub fn flush_written(transport: &Bound<'_, PyAny>) -> PyResult<bool> {
 
 /// Hands the queue to the kernel as far as it takes it, and has the file watched if that is not all.
 fn flush(end: End<'_, '_>) -> PyResult<()> {
-    loop {
-        let written =
-            end.state(|state| if state.blocked || state.queue.is_empty() { None } else { Some(put(end, state)) });
-        match written {
-            None => return Ok(()),
-            Some(Ok(true)) => {}
-            Some(Ok(false)) => {
-                end.state(|state| state.blocked = true);
-                return end.watch(Interest::WRITE, "_write_ready");
-            }
-            Some(Err(error)) => return broken(end, &error),
+    let written = end.state(|state| if state.blocked { Ok(true) } else { put_all(end, state) });
+    match written {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            end.state(|state| state.blocked = true);
+            end.watch(Interest::WRITE, "_write_ready")
+        }
+        Err(error) => broken(end, &error),
+    }
+}
+
+/// Writes what is in the queue; false if the kernel has no room for all of it.
+fn put_all(end: End<'_, '_>, state: &mut State) -> io::Result<bool> {
+    while !state.queue.is_empty() {
+        if !put(end, state)? {
+            return Ok(false);
         }
     }
+    Ok(true)
 }
 
 /// Writes the head of a queue that is not empty; false if the kernel has no room for more.
 fn put(end: End<'_, '_>, state: &mut State) -> io::Result<bool> {
     let mut one = [IoSlice::new(&[])];
     let mut many;
-    let room: &mut [IoSlice<'_>] = if state.queue.buffers() == 1 {
+    let room: &mut [IoSlice<'_>] = if state.records || state.queue.buffers() == 1 {
         &mut one
     } else {
         many = [IoSlice::new(&[]); MAX_SLICES];
@@ -142,8 +150,7 @@ fn broken(end: End<'_, '_>, error: &io::Error) -> PyResult<()> {
 
 fn write_ready<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     act(slf, |end| {
-        let written = end.state(|state| if state.queue.is_empty() { Ok(true) } else { put(end, state) });
-        if let Err(error) = written {
+        if let Err(error) = end.state(|state| put_all(end, state)) {
             return broken(end, &error);
         }
         let (empty, resume, closing) = end.state(|state| {
