@@ -1,14 +1,19 @@
 """Signal handlers, Ctrl-C while idle or busy, and what a loop leaves of the process's signal state."""
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
+import sys
 import threading
 import time
+import types
+import warnings
 
 import pytest
 
-from harness import outcome, run_turns, spin, until
+from harness import outcome, run_script, run_turns, spin, until
 
 USR1, USR2 = signal.SIGUSR1, signal.SIGUSR2
 
@@ -243,14 +248,118 @@ def test_the_wakeup_fd_is_put_back(loop):
 
 def test_a_wakeup_fd_of_the_user_survives_a_run(loop):
     """Without signal handlers of its own a loop does not touch the process's wakeup fd for good."""
-    import socket
-
     one, two = socket.socketpair()
     one.setblocking(False)
     with one, two:
         signal.set_wakeup_fd(one.fileno())
         run_turns(loop, 2)
         assert signal.set_wakeup_fd(-1) == one.fileno()
+
+
+@pytest.mark.parametrize("when", ["before", "inside"])
+def test_a_wakeup_fd_whose_file_is_gone(loop, when):
+    def leave_behind():
+        one, two = socket.socketpair()
+        one.setblocking(False)
+        with one, two:
+            signal.set_wakeup_fd(one.fileno())
+
+    async def main():
+        if when == "inside":
+            leave_behind()
+        return "result"
+
+    if when == "before":
+        leave_behind()
+    try:
+        assert loop.run_until_complete(main()) == "result"
+        run_turns(loop, 2)
+    finally:
+        signal.set_wakeup_fd(-1)
+
+
+def interrupted_run(loop, count):
+    """Run the loop, with a KeyboardInterrupt at the count-th step of its Python code; whether it came so far."""
+    left = count
+
+    def trace(frame, event, arg):
+        nonlocal left
+        if not frame.f_code.co_filename.endswith(("zloop/_loop.py", "asyncio/base_events.py")):
+            return None
+        left -= 1
+        if left == 0:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return trace
+
+    hooks = sys.get_asyncgen_hooks()
+    loop.call_soon(loop.stop)
+    sys.settrace(trace)
+    try:
+        loop.run_forever()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(None)
+        # What the interrupt leaves behind on asyncio as well.
+        asyncio._set_running_loop(None)
+        loop._thread_id = None
+        sys.set_asyncgen_hooks(*hooks)
+        sys.set_coroutine_origin_tracking_depth(0)
+    return False
+
+
+def test_an_interrupt_at_any_moment_leaves_no_wakeup_fd(loop_factory):
+    """Once the loop is closed, its number is another file's, and no later loop could run."""
+    count, interrupted = 0, True
+    while interrupted:
+        count += 1
+        with contextlib.closing(loop_factory()) as loop:
+            interrupted = interrupted_run(loop, count)
+        assert signal.set_wakeup_fd(-1) == -1, f"step {count}"
+    assert count > 10
+
+
+def test_the_first_to_import_threading_is_not_the_main_thread(loop_factory):
+    code = """
+import _thread, sys
+ended = _thread.allocate_lock()
+ended.acquire()
+
+def work():
+    try:
+        scope = {}
+        exec(sys.argv[1], scope)
+        loop = scope["new_event_loop"]()
+        sleep = scope["asyncio"].sleep
+        print(loop.run_until_complete(sleep(0.01, "slept")), loop.run_until_complete(sleep(0, "again")))
+        loop.close()
+    finally:
+        ended.release()
+
+_thread.start_new_thread(work, ())
+ended.acquire()
+"""
+    done = run_script(types.SimpleNamespace(source=""), code, args=[loop_factory.source])
+    assert done.stdout == "slept again\n", done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_child_of_a_callback_has_no_wakeup_fd(loop):
+    """It closes what it inherited, as daemons do, and the number is another file's."""
+    statuses = []
+
+    def fork():
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if signal.set_wakeup_fd(-1) == -1 else 1)
+        statuses.append(os.waitpid(child, 0)[1])
+
+    loop.call_soon(fork)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        run_turns(loop)
+    assert statuses == [0]
 
 
 def test_handlers_of_signal_signal_run_while_idle(loop):

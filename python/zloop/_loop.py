@@ -10,11 +10,13 @@ from __future__ import annotations
 import _socket
 import asyncio
 import concurrent.futures
+import contextlib
 import os
 import signal
 import socket
 import sys
 import threading
+import weakref
 from asyncio import constants, events, futures
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, TypeVarTuple, cast
@@ -54,6 +56,9 @@ class Loop(ProcessMethods):
         def _check_running(self) -> None: ...
         def _set_coroutine_origin_tracking(self, enabled: bool) -> None: ...
 
+    #: Signals were to wake this loop, so that its fd may be the wakeup fd.
+    _took_wakeup_fd = False
+
     def __init__(self, backend: str | None = None) -> None:
         choice = choose(backend)
         self._portable_tls = wants_portable_tls()
@@ -79,8 +84,9 @@ class Loop(ProcessMethods):
         self._check_running()
         self._set_coroutine_origin_tracking(self._debug)
         old_hooks = sys.get_asyncgen_hooks()
-        wakeup = self._take_wakeup_fd()
+        wakeup = False
         try:
+            wakeup = self._take_wakeup_fd()
             self._thread_id = threading.get_ident()
             sys.set_asyncgen_hooks(
                 firstiter=self._asyncgen_firstiter_hook,
@@ -104,18 +110,24 @@ class Loop(ProcessMethods):
         """
         if self._csock is None or threading.current_thread() is not threading.main_thread():
             return False
-        old = signal.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)
-        if old not in (-1, self._csock.fileno()):
-            signal.set_wakeup_fd(old)
+        own = self._csock.fileno()
+        if not self._took_wakeup_fd:
+            # Before it is so: a signal's handler may raise at any moment, and then `close()` gives it back.
+            self._took_wakeup_fd = True
+            _WOKEN_BY_SIGNALS.add(self)
+        try:
+            old = signal.set_wakeup_fd(own, warn_on_full_buffer=False)
+        except (OSError, ValueError):
+            # Before Python 3.13, the thread that is first to import `threading` is the main one to it.
             return False
-        return True
+        return old in (-1, own) or not _restore_wakeup_fd(old)
 
     def _give_wakeup_fd_back(self) -> None:
         # Signal handlers of the loop need the fd for as long as they are there, as on asyncio.
         if not self._signal_handlers and self._csock is not None:
             current = signal.set_wakeup_fd(-1)
             if current not in (-1, self._csock.fileno()):
-                signal.set_wakeup_fd(current)
+                _restore_wakeup_fd(current)
 
     def close(self) -> None:
         """Close the loop, which must not be running. Calling it again does nothing."""
@@ -123,6 +135,10 @@ class Loop(ProcessMethods):
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
+        if self._took_wakeup_fd and threading.current_thread() is threading.main_thread():
+            # An interrupted run may have left it; the number will be another file's.
+            with contextlib.suppress(ValueError):
+                self._give_wakeup_fd_back()
         super().close()
         self._dispose()
 
@@ -298,6 +314,31 @@ os.register_at_fork(
     after_in_parent=_after_fork_in_parent,
     after_in_child=_after_fork_in_child,
 )
+
+
+#: Loops whose fd may be the wakeup fd.
+_WOKEN_BY_SIGNALS: weakref.WeakSet[Loop] = weakref.WeakSet()
+
+
+def _restore_wakeup_fd(fd: int) -> bool:
+    """Make it the wakeup fd again; False if its file is gone."""
+    try:
+        signal.set_wakeup_fd(fd)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _forget_wakeup_fd() -> None:
+    """A child that was forked off in a callback is not to wake its parent's loop, nor who gets the number."""
+    current = signal.set_wakeup_fd(-1)
+    ours = (loop._csock and loop._csock.fileno() for loop in _WOKEN_BY_SIGNALS)
+    if current != -1 and current not in ours:
+        _restore_wakeup_fd(current)
+
+
+if sys.version_info < (3, 12):  # Since then asyncio's own hook does it.
+    os.register_at_fork(after_in_child=_forget_wakeup_fd)
 
 
 def _move_read_ahead(protocol: asyncio.BaseProtocol, ssl_protocol: _zloop.TlsProtocol) -> None:
