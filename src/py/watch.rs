@@ -70,6 +70,28 @@ pub fn remove(this: &Bound<'_, EventLoop>, fd: &Bound<'_, PyAny>, direction: Int
     Ok(existed)
 }
 
+/// The same for an fd that may be another file's by now: clears the handle only if it calls `method`, a native one.
+pub fn remove_method(
+    this: &Bound<'_, EventLoop>,
+    fd: RawFd,
+    direction: Interest,
+    method: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let py = this.py();
+    let handle = this.get().state.with(py, |state| match state.sources.get_mut(*state.fds.get(&fd)?) {
+        Some(Source::Watch(watch)) => watch.side(direction).as_ref().map(|waiter| waiter.object().clone_ref(py)),
+        _ => None,
+    });
+    let Some(handle) = handle else { return Ok(()) };
+    // A future has no callback.
+    let Ok(called) = handle.bind(py).getattr(intern!(py, "_callback")) else { return Ok(()) };
+    if called.get_type().is(method.get_type()) && called.eq(method)? {
+        // That the other direction cannot be watched any longer is no news: the file is closed.
+        drop(remove(this, PyInt::new(py, fd).as_any(), direction));
+    }
+    Ok(())
+}
+
 /// A future that is done once the fd is ready. Whoever gives it up before calls [`give_up`].
 pub fn wait<'py>(this: &Bound<'py, EventLoop>, fd: RawFd, direction: Interest) -> PyResult<Bound<'py, PyAny>> {
     let py = this.py();

@@ -19,7 +19,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyType};
-use zloop_backends::{SockAddr, attempt};
+use zloop_backends::{Interest, SockAddr, attempt};
 
 use super::call::{self, ReadableBuffer};
 use super::cell::Guarded;
@@ -27,7 +27,7 @@ use super::event_loop::EventLoop;
 use super::native::{Args, Method, method};
 use super::socket;
 use super::transport::{Answer, TransportType, fileno, flag, none};
-use super::{address, errors};
+use super::{address, errors, watch};
 use crate::io::ReadSize;
 use crate::py::invoke::Invoke;
 use crate::sched::{Clocks, System};
@@ -41,7 +41,7 @@ const BATCH: usize = 16;
 pub struct Datagram {
     fd: RawFd,
     family: i32,
-    /// The socket, for audit hooks.
+    /// The socket, which knows whether the fd is its own still, and for audit hooks.
     sock: Py<PyAny>,
     event_loop: Py<EventLoop>,
     state: Guarded<State>,
@@ -72,12 +72,32 @@ impl Datagram {
     fn protocol<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
         self.state(py, |state| state.protocol.as_ref().map_or_else(|| none(py), |it| it.bind(py).clone()))
     }
+
+    /// Whether the fd is the socket's still. Once the program, or asyncio's code at the end, has closed the socket, the
+    /// number may be any other file's.
+    #[inline]
+    fn is_open(&self, py: Python<'_>) -> PyResult<bool> {
+        let fileno = Types::get(py)?.fileno.bind(py);
+        Ok(fileno.invoke((self.sock.bind(py),))?.extract::<RawFd>()? == self.fd)
+    }
+
+    /// Takes the transport's own handle for one direction out of the loop, if it is there; never that of others who have
+    /// the number by now.
+    #[cold]
+    fn stop_watching(&self, slf: &Bound<'_, PyAny>, direction: Interest) -> PyResult<()> {
+        let py = slf.py();
+        let method =
+            if direction == Interest::READ { intern!(py, "_read_ready") } else { intern!(py, "_sendto_ready") };
+        watch::remove_method(self.event_loop.bind(py), self.fd, direction, &slf.getattr(method)?)
+    }
 }
 
 struct Types {
     transport: TransportType,
     /// asyncio's class, for what is left to it.
     base: Py<PyAny>,
+    /// `fileno` of the class below Python's sockets, written in C.
+    fileno: Py<PyAny>,
 }
 
 impl Types {
@@ -93,7 +113,8 @@ impl Types {
                 class.setattr(*name, property.invoke((getter.bind(class)?, setter.bind(class)?))?)?;
             }
             let base = class.getattr("__base__")?.unbind();
-            Ok(Self { transport, base })
+            let fileno = py.import("_socket")?.getattr("socket")?.getattr("fileno")?.unbind();
+            Ok(Self { transport, base, fileno })
         })
     }
 }
@@ -179,6 +200,11 @@ fn read_ready<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
         if over || (count > 0 && System.coarse() != tick) {
             break;
         }
+        if !this.is_open(py)? {
+            // asyncio's selector forgets a file that was closed; not every backend here does.
+            this.stop_watching(slf, Interest::READ)?;
+            break;
+        }
         let received = this.event_loop.get().state.with(py, |owner| {
             let scratch = owner.scratch();
             attempt::recv_from(this.fd, scratch, ReadSize::LARGEST).map(|sender| (PyBytes::new(py, scratch), sender))
@@ -219,12 +245,17 @@ fn send_to<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
     if data.is_empty() && !cfg!(Py_3_13) {
         return leave_to_asyncio(slf, this, args);
     }
-    let sent = match this.target(py, address.as_deref())? {
+    let target = this.target(py, address.as_deref())?;
+    if let Target::Address(_, shown) = &target {
+        call::audit(c"socket.sendto", this.sock.bind(py), shown)?;
+    }
+    // Behind all that may run Python code.
+    if !this.is_open(py)? {
+        return leave_to_asyncio(slf, this, args);
+    }
+    let sent = match target {
         Target::Connected => attempt::send(this.fd, &[io::IoSlice::new(data)]),
-        Target::Address(kernel, shown) => {
-            call::audit(c"socket.sendto", this.sock.bind(py), &shown)?;
-            attempt::send_to(this.fd, data, &kernel)
-        }
+        Target::Address(kernel, _) => attempt::send_to(this.fd, data, &kernel),
         Target::Unknown => return leave_to_asyncio(slf, this, args),
     };
     match sent {
@@ -305,15 +336,24 @@ fn leave_to_asyncio<'py>(slf: &Bound<'py, PyAny>, this: &Datagram, args: Args<'_
 
 fn sendto_ready<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     let py = slf.py();
+    let native = native(slf)?;
+    let this = native.get();
     let sent = Types::get(py)?.base.bind(py).invoke_method(intern!(py, "_sendto_ready"), (slf,));
-    look_for_room(slf, native(slf)?.get())?;
+    look_for_room(slf, this)?;
     sent
 }
 
-/// Notes whether asyncio's code has datagrams that wait.
+/// Notes whether asyncio's code has datagrams that wait. Behind the end none does: that code tries even then, waits for
+/// room, and does not stop when the socket is closed.
 fn look_for_room(slf: &Bound<'_, PyAny>, this: &Datagram) -> PyResult<()> {
     let py = slf.py();
-    let full = slf.getattr(intern!(py, "_buffer"))?.is_truthy()?;
+    let buffer = slf.getattr(intern!(py, "_buffer"))?;
+    let over = this.state(py, |state| state.conn_lost > 0) || slf.getattr(intern!(py, "_sock"))?.is_none();
+    if over {
+        buffer.invoke_method(intern!(py, "clear"), ())?;
+        this.stop_watching(slf, Interest::WRITE)?;
+    }
+    let full = buffer.is_truthy()?;
     this.state(py, |state| state.full = full);
     Ok(())
 }
