@@ -83,6 +83,35 @@ def test_what_is_kept_leaves_first(run, loop, unix):
     run(main())
 
 
+def test_what_pause_writing_sends_goes_last(run, loop, unix):
+    async def main():
+        far, transport, protocol, _ = await stuffed(loop)
+        got = []
+        with far:
+            # All that waits has left, and the peer is full again but for what is kept.
+            while transport.get_write_buffer_size():
+                await loop.sock_recv(far, 100)
+                await spin(2)
+
+            def pause_writing():
+                del protocol.pause_writing
+                got.append(far.recv(100))
+                transport.sendto(b"later")
+
+            protocol.pause_writing = pause_writing
+            transport.set_write_buffer_limits(0)
+            while "pause_writing" in vars(protocol):
+                transport.sendto(b"first")
+            while not got or got[-1] != b"later":
+                got.append(await loop.sock_recv(far, 100))
+            assert not transport.get_write_buffer_size()
+            await close((transport, protocol))
+            with pytest.raises(BlockingIOError):
+                far.recv(100)
+
+    run(main())
+
+
 @pytest.mark.skipif(
     sys.version_info[:3] == (3, 13, 0),
     reason="asyncio of 3.13.0 never gives back what it counts for headers, so writing is not resumed",

@@ -324,6 +324,8 @@ impl Datagram {
 fn leave_to_asyncio<'py>(slf: &Bound<'py, PyAny>, this: &Datagram, args: Args<'_, 'py>) -> Answer<'py> {
     let py = slf.py();
     let base = Types::get(py)?.base.bind(py).getattr(intern!(py, "sendto"))?;
+    // It may keep the datagram and call `pause_writing()`, and what that sends goes behind it.
+    this.state(py, |state| state.full = true);
     let sent = args.call(&base, slf);
     look_for_room(slf, this)?;
     match sent {
