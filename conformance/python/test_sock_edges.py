@@ -246,6 +246,29 @@ def test_odd_buffers_of_streams(compare):
     compare(scenario)
 
 
+def test_a_bytearray_is_free_when_sending_was_given_up(run, loop):
+    """Although tracebacks are kept."""
+
+    async def main():
+        left, right = socket.socketpair()
+        with left, right:
+            left.setblocking(False)
+            data = bytearray(1_000_000)
+            with pytest.raises(TimeoutError) as kept:
+                async with asyncio.timeout(0.02):
+                    await loop.sock_sendall(left, data)
+            data.append(1)
+            task = loop.create_task(loop.sock_sendall(left, data))
+            await spin(2)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError) as kept_too:
+                await task
+            data.clear()
+            assert kept.tb and kept_too.tb
+
+    run(main())
+
+
 def test_large_and_small_messages_in_turn(run, loop, pair):
     near, far = pair
     far.setblocking(True)

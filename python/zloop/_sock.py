@@ -66,13 +66,17 @@ class SockMethods(_zloop.EventLoop, asyncio.SelectorEventLoop):
             return
         # Keeps a bytearray from being resized; what it is changed to meanwhile is sent, as by asyncio.
         rest = memoryview(data)
-        while sent is not True:
-            await self._until_ready(sock, self._wait_writable(sock))
-            rest = rest[sent:]
-            sent = self._try_send(sock, rest)
-            if sent is None:
-                await super().sock_sendall(sock, rest)
-                return
+        try:
+            while sent is not True:
+                await self._until_ready(sock, self._wait_writable(sock))
+                rest = rest[sent:]
+                sent = self._try_send(sock, rest)
+                if sent is None:
+                    await super().sock_sendall(sock, rest)
+                    return
+        finally:
+            # The traceback of an exception keeps this frame, for longer than the data may stay as it is.
+            rest.release()
 
     async def sock_sendto(self, sock: socket.socket, data: ReadableBuffer, address: Any) -> int:
         """Send a datagram to `address` and return its length."""
