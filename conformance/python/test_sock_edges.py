@@ -386,10 +386,11 @@ def test_connect_and_accept_in_all_families(compare, tmp_path, monkeypatch, fami
     compare(scenario)
 
 
-@pytest.mark.parametrize("host", [HOST, "::1", "localhost", "missing"])
+@pytest.mark.parametrize("host", [HOST, "::1", "0:0::1", "localhost", "missing"])
 def test_connecting_to_nobody(compare, tmp_path, monkeypatch, host):
     monkeypatch.chdir(tmp_path)
-    family = {"::1": socket.AF_INET6, "missing": socket.AF_UNIX}.get(host, socket.AF_INET)
+    others = {"::1": socket.AF_INET6, "0:0::1": socket.AF_INET6, "missing": socket.AF_UNIX}
+    family = others.get(host, socket.AF_INET)
 
     def scenario(loop, reports):
         async def main():

@@ -6,7 +6,7 @@ use std::os::fd::IntoRawFd;
 use pyo3::exceptions::PyOSError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyBool;
+use pyo3::types::{PyBool, PyTuple};
 use zloop_backends::{Interest, attempt};
 
 use super::super::native::Args;
@@ -42,12 +42,21 @@ pub fn finish<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> 
         let option = (socket.getattr(intern!(py, "SOL_SOCKET"))?, socket.getattr(intern!(py, "SO_ERROR"))?);
         let errno: i32 = sock.invoke_method(intern!(py, "getsockopt"), option)?.extract()?;
         if errno != 0 {
-            let known = address::from_python(&to, family_of(&sock)?);
-            let shown = known.map_or(Ok(to.to_owned()), |known| address::to_python(py, &known))?;
+            let shown = shown(&to, family_of(&sock)?)?;
             return Err(PyOSError::new_err((errno, format!("Connect call failed {shown}"))));
         }
     }
     Ok(py.None().into_bound(py))
+}
+
+/// An address as asyncio's messages show it: complete, with the host as it was given.
+fn shown<'py>(to: &Bound<'py, PyAny>, family: i32) -> Answer<'py> {
+    let (Some(known), Ok(given)) = (address::from_python(to, family), to.cast::<PyTuple>()) else {
+        return Ok(to.clone());
+    };
+    let py = to.py();
+    let parts = address::to_python(py, &known)?.cast_into::<PyTuple>()?;
+    Ok(PyTuple::new(py, given.iter().take(1).chain(parts.iter().skip(1)).collect::<Vec<_>>())?.into_any())
 }
 
 /// `sock_accept(sock)`.
