@@ -1,9 +1,11 @@
 """What a loop takes from the kernel, and gives back: requests, memory, files; and a fork in the middle of it all."""
 
 import asyncio
+import fcntl
 import json
 import os
 import random
+import sys
 
 import pytest
 
@@ -194,6 +196,30 @@ def test_a_reset_is_seen_as_a_reset(run, loop):
 
     for write_late in (False, True):
         run(main(write_late))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of closed files, an epoll is silent")
+def test_a_reader_that_closes_its_own_file_is_not_called_again(run, loop, loop_factory):
+    if loop_factory.backend == "poll":
+        pytest.skip("poll(2) reports closed numbers, as it does to selectors.PollSelector")
+    near, far = unix_pair()
+    # High enough for no other file to get the number.
+    number = fcntl.fcntl(near, fcntl.F_DUPFD_CLOEXEC, 800)
+    near.close()
+    calls = []
+
+    def read():
+        calls.append(os.read(number, 10))
+        if not calls[-1]:
+            os.close(number)
+
+    loop.add_reader(number, read)
+    far.send(b"data")
+    run(until(lambda: calls))
+    far.close()
+    run(asyncio.sleep(0.02))
+    assert calls == [b"data", b""]
+    loop.remove_reader(number)
 
 
 def test_numbers_of_files_are_reused_in_a_storm(run, loop):

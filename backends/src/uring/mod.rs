@@ -345,6 +345,10 @@ impl Uring {
         if !more {
             file.armed[direction as usize] = Serial::NONE;
         }
+        if result == -libc::EBADF && file.role != Role::Stream {
+            // It was closed and not forgotten, of which an epoll says nothing either.
+            return None;
+        }
         let asked = match (file.role, direction) {
             (Role::Watch(interest), Direction::Main) => interest,
             (Role::Stream, Direction::Main) => Interest::READ,
