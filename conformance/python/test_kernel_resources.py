@@ -198,6 +198,65 @@ def test_a_reset_is_seen_as_a_reset(run, loop):
         run(main(write_late))
 
 
+@pytest.mark.parametrize("removed", ["in its own thread", "in another thread"])
+def test_a_run_in_another_thread_without_a_file_to_spare(script, removed):
+    """It works or fails as it should, and afterwards the loop works and holds no file that was let go of."""
+    done = script(
+        r"""
+import errno, os, resource, socket, sys, threading
+loop = new_event_loop()
+near, far = socket.socketpair()
+near.setblocking(False)
+far.settimeout(5)
+calls = []
+def read():
+    calls.append(near.recv(10))
+    loop.stop()
+loop.add_reader(near, read)
+loop.call_soon(loop.stop)
+loop.run_forever()
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+errors, removed = [], sys.argv[1] == "in another thread"
+def elsewhere():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    spares = []
+    try:
+        while True:
+            spares.append(os.dup(0))
+    except OSError:
+        pass
+    if removed:
+        loop.remove_reader(near)
+    stop = loop.call_soon(loop.stop)
+    try:
+        loop.run_forever()
+    except OSError as exc:
+        errors.append(exc.errno)
+        stop.cancel()
+    for fd in spares:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+thread = threading.Thread(target=elsewhere)
+thread.start()
+thread.join()
+assert set(errors) <= {errno.EMFILE}, errors
+if not removed:
+    far.send(b"data")
+    loop.run_forever()
+    assert calls == [b"data"], calls
+    loop.remove_reader(near)
+near.close()
+loop.call_soon(loop.stop)
+loop.run_forever()
+assert far.recv(1) == b""
+loop.close()
+print("fine")
+""",
+        args=(removed,),
+    )
+    assert done.stdout == "fine\n"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="of closed files, an epoll is silent")
 def test_a_reader_that_closes_its_own_file_is_not_called_again(run, loop, loop_factory):
     if loop_factory.backend == "poll":

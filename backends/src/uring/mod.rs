@@ -138,7 +138,7 @@ impl Uring {
         let armed = self.files.get(token).is_some_and(|file| file.armed != [Serial::NONE; 2]);
         if armed && !self.ring.is_ours() {
             // Only the ring's own thread could end them, so all of them end with the ring.
-            self.give_up_ring();
+            self.give_up_ring(Ring::new().ok());
         } else if armed {
             self.end_poll(token, Direction::Main);
             self.end_poll(token, Direction::Room);
@@ -157,13 +157,15 @@ impl Uring {
         debug_assert!(pushed.is_ok(), "no room to remove a poll");
     }
 
-    /// Leaves the ring to the kernel, which ends its polls. All files are armed anew by the next wait.
-    fn give_up_ring(&mut self) {
+    /// Leaves the ring to the kernel, which ends its polls. All files are armed anew by the next wait, in another ring. If
+    /// there is none yet, `bind` tries again.
+    fn give_up_ring(&mut self, other: Option<Ring>) {
         if !self.ring.is_inherited() {
             self.save_completions();
         }
-        if let Ok(ring) = Ring::new() {
-            self.ring = ring;
+        match other {
+            Some(ring) => self.ring = ring,
+            None => self.ring.abandon(),
         }
         self.alarm_is_armed = false;
         // Who waits for room, and was not handed over yet, still waits.
@@ -422,7 +424,9 @@ impl Backend for Uring {
             return Ok(());
         }
         if !self.ring.is_new() {
-            self.give_up_ring();
+            // As long as there is no other, nothing is given up, and the ring's own thread can go on with it.
+            let other = Ring::new()?;
+            self.give_up_ring(Some(other));
         }
         self.ring.enable()
     }
@@ -571,7 +575,7 @@ impl Backend for Uring {
             self.ring.enter(Wait::Now)?;
             self.land_silent(out)?;
         } else if !self.ring.is_new() {
-            self.give_up_ring();
+            self.give_up_ring(Ring::new().ok());
         }
         self.save_completions();
         let keys: Vec<_> = self.flights.iter().map(|(key, _)| key).collect();

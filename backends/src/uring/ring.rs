@@ -24,6 +24,7 @@ const ALWAYS: EnterFlags = EnterFlags::GETEVENTS;
 pub(super) struct Ring {
     kernel: IoUring,
     owner: Option<ThreadId>,
+    abandoned: bool,
     origin: Origin,
     /// How many requests were ever queued; it starts over after 2^32.
     pushed: u32,
@@ -69,7 +70,7 @@ impl Ring {
         let mut wait_flags = ALWAYS | EnterFlags::EXT_ARG;
         // Since Linux 6.15 a wait can be idleness instead of waiting for a disk.
         wait_flags.set(EnterFlags::NO_IOWAIT, kernel.params().is_feature_no_iowait());
-        Ok(Self { kernel, owner: None, origin: Origin::here(), pushed: 0, wait_flags, without_array })
+        Ok(Self { kernel, owner: None, abandoned: false, origin: Origin::here(), pushed: 0, wait_flags, without_array })
     }
 
     /// Makes the calling thread the only one that may enter.
@@ -79,6 +80,11 @@ impl Ring {
         Ok(())
     }
 
+    /// Says that nobody goes on with it, not even its owner.
+    pub(super) fn abandon(&mut self) {
+        self.abandoned = true;
+    }
+
     /// Whether nobody has taken the ring yet, so that the calling thread may.
     pub(super) fn is_new(&self) -> bool {
         self.owner.is_none() && !self.is_inherited()
@@ -86,7 +92,7 @@ impl Ring {
 
     /// Whether the calling thread may enter.
     pub(super) fn is_ours(&self) -> bool {
-        self.owner == Some(this_thread()) && !self.is_inherited()
+        self.owner == Some(this_thread()) && !self.is_inherited() && !self.abandoned
     }
 
     /// Whether it belongs to a parent of this process. Its memory is shared with the parent, who would see each change.
