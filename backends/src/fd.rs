@@ -108,7 +108,7 @@ impl FileKind {
         match self {
             Self::Character => true,
             Self::Socket => getsockopt(&fd, sockopt::SockType).is_ok_and(|kind| kind != SockType::Stream),
-            #[cfg(any(target_os = "linux", target_os = "android"))]
+            #[cfg(epoll)]
             Self::Pipe { .. } => {
                 fcntl(fd, FcntlArg::F_GETFL).is_ok_and(|flags| OFlag::from_bits_retain(flags).contains(OFlag::O_DIRECT))
             }
@@ -183,7 +183,7 @@ mod tests {
         ] {
             assert_eq!(FileKind::of(fd).unwrap().has_records(fd), records);
         }
-        #[cfg(any(target_os = "linux", target_os = "android"))]
+        #[cfg(epoll)]
         {
             let (_end, packets) = nix::unistd::pipe2(OFlag::O_DIRECT).unwrap();
             let packets = packets.as_raw_fd();
