@@ -5,12 +5,26 @@ import contextlib
 import gc
 import os
 import socket
+import threading
 import time
 import warnings
 
 import pytest
 
-from harness import FILE_SIZE, FULL, connect, open_files, pattern, spin, tcp_pair, unix_pair, until
+from harness import (
+    FILE_SIZE,
+    FULL,
+    Recorder,
+    connect,
+    open_files,
+    outcome,
+    pattern,
+    run_turns,
+    spin,
+    tcp_pair,
+    unix_pair,
+    until,
+)
 
 both_kinds = pytest.mark.parametrize("sockets", [tcp_pair, unix_pair], ids=["tcp", "unix"])
 
@@ -307,3 +321,85 @@ def test_a_file_is_sent_by_a_task_that_nobody_refers_to(loop, run, collect, file
             assert protocol.heard == ["made", FILE_SIZE, "lost"]
 
     run(main())
+
+
+async def pipe_end(loop, call):
+    read_end, write_end = os.pipe()
+    near, far = (read_end, write_end) if call == "connect_read_pipe" else (write_end, read_end)
+    file = os.fdopen(near, "rb" if near == read_end else "wb", 0)
+    transport, _ = await getattr(loop, call)(Recorder, file)
+    return transport, os.fdopen(far, "wb" if near == read_end else "rb", 0)
+
+
+async def stream_end(loop, call):
+    near, far = unix_pair()
+    transport, _ = await loop.create_connection(Recorder, sock=near)
+    return transport, far
+
+
+ENDINGS = [
+    (stream_end, "", "close"),
+    (stream_end, "", "abort"),
+    (pipe_end, "connect_read_pipe", "close"),
+    (pipe_end, "connect_write_pipe", "close"),
+    (pipe_end, "connect_write_pipe", "abort"),
+    (pipe_end, "connect_write_pipe", "write_eof"),
+]
+
+
+@pytest.mark.parametrize(("make", "call", "how"), ENDINGS)
+def test_a_closed_loop_closes_no_transport(loop_factory, make, call, how):
+    """It says so, and the file goes with the transport, though the loop's object lives on."""
+    loop = loop_factory()
+    transport, far = loop.run_until_complete(make(loop, call))
+    number = transport.get_extra_info("socket" if make is stream_end else "pipe").fileno()
+    loop.close()
+    with pytest.raises(RuntimeError, match="Event loop is closed"):
+        getattr(transport, how)()
+    assert transport.is_closing()
+    with far, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del transport
+        gc.collect()
+        assert any("unclosed transport" in str(warning.message) for warning in caught)
+        with pytest.raises(OSError):
+            os.fstat(number)
+
+
+@pytest.mark.parametrize(("make", "call", "how"), ENDINGS)
+def test_debug_mode_refuses_to_end_a_transport_in_another_thread(debug_loop, make, call, how):
+    errors = []
+
+    async def main():
+        transport, far = await make(debug_loop, call)
+        ending = threading.Thread(target=lambda: errors.append(outcome(getattr(transport, how))))
+        ending.start()
+        await until(lambda: errors)
+        ending.join()
+        transport.abort() if hasattr(transport, "abort") else transport.close()
+        far.close()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        debug_loop.run_until_complete(main())
+        run_turns(debug_loop, 3)
+        gc.collect()
+    text = "Non-thread-safe operation invoked on an event loop other than the current one"
+    assert errors == [("RuntimeError", text)]
+
+
+@pytest.mark.zloop_only("asyncio's is half closed from then on")
+@pytest.mark.parametrize(("make", "call", "how"), ENDINGS)
+def test_a_refused_end_changes_nothing(debug_loop, make, call, how):
+    async def main():
+        transport, far = await make(debug_loop, call)
+        with far:
+            ended = debug_loop.run_in_executor(None, getattr(transport, how))
+            with pytest.raises(RuntimeError):
+                await ended
+            assert not transport.is_closing()
+            lost = transport.get_protocol().lost
+            getattr(transport, how)()
+            assert await lost is None
+
+    debug_loop.run_until_complete(main())

@@ -105,6 +105,15 @@ impl EventLoop {
         if self.closed.load(Ordering::Relaxed) { Err(errors::loop_closed()) } else { Ok(()) }
     }
 
+    /// # Errors
+    /// asyncio's `RuntimeError` if the loop runs in another thread, in debug mode only.
+    pub fn check_thread(this: &Bound<'_, Self>) -> PyResult<()> {
+        if this.get().is_debug() {
+            this.invoke_method(intern!(this.py(), "_check_thread"), ())?;
+        }
+        Ok(())
+    }
+
     /// Ends the loop's wait, from any thread. Does nothing once the loop is closed.
     pub fn wake(&self) {
         if let Some(waker) = self.waker.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
@@ -217,12 +226,18 @@ impl EventLoop {
     }
 
     /// Calls `callback(*args)` soon, in a copy of the current context.
+    ///
+    /// # Errors
+    /// If the loop is closed, or, in debug mode, runs in another thread. Who must not leave anything half-done then asks
+    /// before.
     pub fn call_soon<'py>(
         this: &Bound<'py, Self>,
         function: Bound<'py, PyAny>,
         args: Bound<'py, PyTuple>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = this.py();
+        this.get().check_open()?;
+        Self::check_thread(this)?;
         let types = HandleTypes::get(py)?;
         let callback = Callback { function: function.as_borrowed(), args: Positional::of(&args), context: None };
         let handle = new_handle(types, this, &callback)?;

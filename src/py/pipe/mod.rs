@@ -212,6 +212,8 @@ fn make<'py>(
 ) -> Answer<'py> {
     let py = slf.py();
     let this = slf.cast::<EventLoop>()?;
+    this.get().check_open()?;
+    EventLoop::check_thread(this)?;
     let pipe = required(args, "_make_pipe_transport", "pipe")?;
     let missing = || PyTypeError::new_err("_make_pipe_transport() missing 1 required positional argument: 'protocol'");
     let protocol = args.named(1, "protocol").ok_or_else(missing)?;
@@ -342,6 +344,7 @@ fn close_for<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
 
 /// Stops reading and writing, gives up what has not left, and schedules `connection_lost`, once.
 fn close(end: End<'_, '_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
+    EventLoop::check_thread(end.event_loop)?;
     let (blocked, first, _garbage) = end.state(|state| {
         state.closing = true;
         let first = !std::mem::replace(&mut state.ended, true);

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use zloop_backends::{Interest, MAX_SLICES, attempt};
 
+use super::super::event_loop::EventLoop;
 use super::super::native::{Args, Method, method};
 use super::super::transport::{Answer, SILENT_DROPS, exact_bytes, log, none, required, set_limits, tell_protocol};
 use super::super::{context, run};
@@ -209,6 +210,9 @@ fn close_writer<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
 
 /// Closes once all data has left.
 fn finish(end: End<'_, '_>) -> PyResult<()> {
+    if !end.state(|state| state.closing) {
+        EventLoop::check_thread(end.event_loop)?;
+    }
     flush(end)?;
     let (first, empty) = end.state(|state| {
         let first = !std::mem::replace(&mut state.closing, true);

@@ -15,6 +15,9 @@ use crate::py::invoke::Invoke;
 
 /// `transport.close()`: no more is read, what was written still leaves.
 pub fn close(conn: Conn<'_, '_>) -> PyResult<()> {
+    if !conn.state(|state| state.closing) {
+        EventLoop::check_thread(conn.event_loop)?;
+    }
     if conn.state(|state| std::mem::replace(&mut state.closing, true)) {
         return Ok(());
     }
@@ -29,6 +32,9 @@ pub fn close(conn: Conn<'_, '_>) -> PyResult<()> {
 
 /// Ends the connection at once, because of `error` or because of `abort()`.
 pub fn force(conn: Conn<'_, '_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
+    if conn.state(|state| state.conn_lost == 0) {
+        EventLoop::check_thread(conn.event_loop)?;
+    }
     let garbage = conn.state(|state| {
         if state.conn_lost > 0 {
             return None;

@@ -195,6 +195,8 @@ pub struct Parts<'py> {
 /// Makes a transport and schedules its start, in asyncio's order: `connection_made`, reading, the waiter.
 pub fn create<'py>(this: &Bound<'py, EventLoop>, parts: Parts<'py>) -> PyResult<Bound<'py, PyAny>> {
     let py = this.py();
+    this.get().check_open()?;
+    EventLoop::check_thread(this)?;
     let fd = free_fd(this, &parts.sock)?;
     let extra = describe_socket(&parts.sock, parts.extra.as_ref())?;
     // All TCP connections have it, as asyncio's documentation says: its code leaves out sockets made without a protocol.

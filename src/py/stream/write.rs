@@ -212,9 +212,10 @@ pub fn settle(conn: Conn<'_, '_>) -> PyResult<()> {
         ended(conn, result)?;
         flush(conn)?;
     }
-    // Whoever waits for the last byte is served when the running callback returns.
+    // Whoever waits for the last byte is served when the running callback returns. None does once the loop is closed.
+    let open = core.check_open().is_ok();
     let later = conn.state(|state| {
-        let later = !state.dirty && state.owes_news();
+        let later = open && !state.dirty && state.owes_news();
         state.dirty |= later;
         later
     });
