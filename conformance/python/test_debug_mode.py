@@ -94,6 +94,18 @@ def test_quick_callbacks_are_not_logged(debug_loop, warnings_log):
     assert warnings_log == []
 
 
+def test_cancelled_callbacks_are_not_logged(debug_loop, warnings_log):
+    """Nothing of them ran, however short a time counts as slow."""
+    debug_loop.slow_callback_duration = 0
+    debug_loop.call_soon(len, "cancelled").cancel()
+    debug_loop.call_soon(len, "executed")
+    debug_loop.call_soon(debug_loop.stop)
+    debug_loop.run_forever()
+    texts = "".join(warnings_log)
+    assert "executed" in texts
+    assert "cancelled" not in texts
+
+
 def test_nothing_is_timed_outside_debug_mode(loop, warnings_log):
     loop.set_debug(False)
     loop.slow_callback_duration = 0.001

@@ -5,6 +5,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::event_loop::EventLoop;
+use super::handle::{self, HandleTypes};
 use super::invoke::Invoke;
 use super::state::Item;
 
@@ -15,6 +16,12 @@ pub fn run(this: &Bound<'_, EventLoop>, item: Item, run: impl FnOnce(Item) -> Py
         Item::Handle(handle) => Some(handle.bind(py).clone()),
         _ => None,
     };
+    // asyncio passes over what was cancelled before it looks at the clock.
+    if let Some(handle) = &handle
+        && handle::is_cancelled(HandleTypes::get(py)?, handle.as_unbound())
+    {
+        return run(item);
+    }
     let current = intern!(py, "_current_handle");
     this.setattr(current, &handle)?;
     let began = EventLoop::now(this)?;
