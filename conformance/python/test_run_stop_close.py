@@ -1,6 +1,7 @@
 """run_forever, run_until_complete, stop, close, and what a loop leaves behind."""
 
 import asyncio
+import concurrent.futures
 import gc
 import socket
 import sys
@@ -247,6 +248,27 @@ def test_close_drops_what_was_scheduled(loop_factory):
     loop.close()
     gc.collect()
     assert [ref() for ref in alive] == [None] * 3
+
+
+def test_close_drops_what_was_scheduled_whatever_an_executor_raises(loop_factory):
+    class Failing(concurrent.futures.ThreadPoolExecutor):
+        def shutdown(self, *args, **options):
+            super().shutdown(*args, **options)
+            raise ValueError("it failed")
+
+    def callback():
+        pytest.fail("it was to be dropped")
+
+    alive = weakref.ref(callback)
+    loop = loop_factory()
+    loop.set_default_executor(Failing(1))
+    loop.call_soon(callback)
+    del callback
+    with pytest.raises(ValueError, match="it failed"):
+        loop.close()
+    assert loop.is_closed()
+    gc.collect()
+    assert alive() is None
 
 
 def test_a_closed_loop_refuses(loop_factory, compare):

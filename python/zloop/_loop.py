@@ -139,8 +139,12 @@ class Loop(ProcessMethods):
             # An interrupted run may have left it; the number will be another file's.
             with contextlib.suppress(ValueError):
                 self._give_wakeup_fd_back()
-        super().close()
-        self._dispose()
+        try:
+            super().close()
+        finally:
+            # An executor may fail to shut down, and the loop is closed all the same.
+            if self.is_closed():
+                self._dispose()
 
     def _ensure_fd_no_transport(self, fd: Any) -> None:
         super()._ensure_fd_no_transport(fd)  # type: ignore[misc]  # private
