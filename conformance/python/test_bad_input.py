@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import warnings
 
@@ -338,3 +339,24 @@ def test_task_options(compare):
         return found
 
     compare(scenario)
+
+
+@pytest.mark.parametrize("number", [2**40, 2**100])
+@pytest.mark.parametrize("call", ["connect_read_pipe", "connect_write_pipe"])
+def test_numbers_that_no_file_has(compare, call, number):
+    class File:
+        def fileno(self):
+            return number
+
+        def close(self):
+            pass
+
+    def scenario(loop, reports):
+        connect = getattr(loop, call)(lambda: Recorder(loop), File())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = outcome(lambda: loop.run_until_complete(connect))
+            gc.collect()
+        return result
+
+    assert compare(scenario)

@@ -174,7 +174,16 @@ pub fn exact_bytes<'py>(data: &Bound<'py, PyAny>, oracle: (&str, &str)) -> PyRes
 
 /// The number of a file's descriptor, as its `fileno()` says.
 pub fn fileno(file: &Bound<'_, PyAny>) -> PyResult<RawFd> {
-    file.invoke_method(intern!(file.py(), "fileno"), ())?.extract()
+    let number = file.invoke_method(intern!(file.py(), "fileno"), ())?;
+    number.extract().map_err(|error: PyErr| match error.is_instance_of::<PyOverflowError>(file.py()) {
+        true => too_large(),
+        false => error,
+    })
+}
+
+/// What CPython says of a number that no file can have.
+pub fn too_large() -> PyErr {
+    PyOverflowError::new_err("Python int too large to convert to C int")
 }
 
 /// A copy of what the buffer protocol shows. `bytes(data)` would ask a subclass for its opinion.

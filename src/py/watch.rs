@@ -16,6 +16,7 @@ use super::event_loop::EventLoop;
 use super::handle::{HandleTypes, is_cancelled, new_watcher};
 use super::invoke::Invoke;
 use super::state::{Source, State, Waiter, Watch};
+use super::transport::too_large;
 
 /// Sets the handle of one direction, cancelling the one that was there, as asyncio does. `waiter` says whose it is.
 pub fn add<'py>(
@@ -288,5 +289,5 @@ fn fileno(fd: &Bound<'_, PyAny>) -> PyResult<RawFd> {
     } else {
         fd.py().import("selectors")?.invoke_method("_fileobj_to_fd", (fd,))?
     };
-    number.extract().map_err(|_| PyOverflowError::new_err("Python int too large to convert to C int"))
+    number.extract().map_err(|_| too_large())
 }
