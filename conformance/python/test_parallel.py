@@ -356,3 +356,61 @@ def test_ctrl_c_ends_all(loop_factory, quick):
     *ended, last = done.stdout.split("\n")[:-1]
     assert sorted(ended) == [f"ended {index}" for index in range(quick, 3)]
     assert last == f"interrupted {[True] * (3 - quick)}"
+
+
+CLOSING = """
+import os, signal, threading, time, warnings
+warnings.simplefilter("ignore")
+running = threading.Event()
+
+async def main(index):
+    if index == 0:
+        loop = asyncio.get_running_loop()
+        while not running.is_set():
+            await asyncio.sleep(0.001)
+        loop.run_in_executor(None, closing)  # closing the runner waits for it
+        return
+    try:
+        running.set()
+        await asyncio.sleep(15)
+        os.write(1, b"slept\\n")
+    finally:
+        os.write(1, b"ended\\n")
+
+def closing():
+    time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.2)
+
+try:
+    zloop.run_parallel(main, loops=2, backend={backend!r})
+except KeyboardInterrupt:
+    names = [thread.name for thread in threading.enumerate()]
+    print("interrupted", [name for name in names if name.startswith("zloop-")])
+"""
+
+
+def test_ctrl_c_while_the_first_loop_closes(loop_factory):
+    done = run_script(loop_factory, CLOSING.format(backend=loop_factory.backend))
+    assert done.stdout.splitlines() == ["ended", "interrupted []"]
+
+
+def test_ctrl_c_while_a_thread_starts(parallel, monkeypatch):
+    start = threading.Thread.start
+
+    def interrupt(thread):
+        if thread.name == "zloop-2":
+            raise KeyboardInterrupt
+        start(thread)
+        if thread.name == "zloop-1" and late:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupt)
+
+    async def main(index):
+        await asyncio.sleep(60)
+
+    for late in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            parallel(main)
+        assert others() == []

@@ -85,11 +85,18 @@ class _Group(Generic[_T]):
 
     def run(self) -> list[_T]:
         """Run all mains, the first one here; return their results or raise what they raised."""
-        with asyncio.Runner(debug=self.debug, loop_factory=self.make_loop) as runner:
-            # A backend that cannot be opened is found out before any thread has started.
-            runner.get_loop()
-            others = self.start_others()
-            self.guarded(runner, 0)
+        others: list[tuple[threading.Thread, threading.Event]] = []
+        try:
+            with asyncio.Runner(debug=self.debug, loop_factory=self.make_loop) as runner:
+                # A backend that cannot be opened is found out before any thread has started.
+                runner.get_loop()
+                self.start_others(others)
+                self.guarded(runner, 0)
+        except BaseException as error:
+            if not others:
+                raise
+            # Closing the loop failed, or Ctrl-C came meanwhile: the other loops must end all the same.
+            self.fail(error)
         for thread, over in others:
             self.join(thread, over)
         self.raise_errors()
@@ -98,22 +105,21 @@ class _Group(Generic[_T]):
     def make_loop(self) -> Loop:
         return Loop(self.backend)
 
-    def start_others(self) -> list[tuple[threading.Thread, threading.Event]]:
-        """Start the threads of all mains but the first, as far as the system allows; each says when it is over."""
-        others: list[tuple[threading.Thread, threading.Event]] = []
+    def start_others(self, others: list[tuple[threading.Thread, threading.Event]]) -> None:
+        """Start the threads of all mains but the first, as far as the system allows, and note each in `others`."""
         for index in range(1, len(self.results)):
             context = contextvars.copy_context()
             over = threading.Event()
             name = f"zloop-{index}"
             thread = threading.Thread(target=context.run, args=[self.work, index, over], name=name)
+            # Before it starts: Ctrl-C can come out of `start` when the thread runs already.
+            others.append((thread, over))
             try:
                 thread.start()
             except BaseException as error:
                 # Those that run already must end before anybody hears of it.
                 self.fail(error)
                 break
-            others.append((thread, over))
-        return others
 
     def work(self, index: int, over: threading.Event) -> None:
         """Run main `index` in this thread."""
@@ -162,6 +168,9 @@ class _Group(Generic[_T]):
 
     def join(self, thread: threading.Thread, over: threading.Event) -> None:
         """Wait for a thread. The first Ctrl-C makes all end; the second one is the caller's."""
+        if thread.ident is None:
+            # It could not start. Should it do so yet, it finds that all are to end.
+            return
         # Before 3.13 an interrupted `join` takes the thread for ended: it is called when there is little left to do.
         try:
             over.wait()
