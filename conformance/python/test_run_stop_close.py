@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import gc
 import socket
+import ssl
 import sys
 import threading
 import warnings
@@ -11,7 +12,7 @@ import weakref
 
 import pytest
 
-from harness import PY, outcome, run_turns, value
+from harness import PY, outcome, run_turns, tls_pair, value
 
 
 def test_results_and_exceptions(loop):
@@ -531,3 +532,40 @@ def test_each_run_takes_what_has_come_in(loop):
         transport.abort()
         there.close()
         loop.run_until_complete(asyncio.sleep(0))
+
+
+def test_an_interrupted_write_takes_no_callback_with_it(loop, certificates):
+    """Ctrl-C in the program's own code below a write, whenever that is sent: what was ready runs in the next run."""
+    armed = False
+
+    class Object(ssl.SSLObject):
+        def write(self, data):
+            nonlocal armed
+            if armed:
+                armed = False
+                raise KeyboardInterrupt
+            return super().write(data)
+
+    def write():
+        nonlocal armed
+        armed = True
+        near.write(b"hello")
+
+    client = certificates.client()
+    client.sslobject_class = Object
+    certificates.client = lambda: client
+    try:
+        (near, _), (far, _) = loop.run_until_complete(tls_pair(loop, certificates))
+    finally:
+        del certificates.client
+    calls = []
+    loop.call_soon(write)
+    for number in range(3):
+        loop.call_soon(calls.append, number)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    run_turns(loop, 2)
+    assert calls == [0, 1, 2]
+    near.abort()
+    far.abort()
+    run_turns(loop, 3)

@@ -169,8 +169,12 @@ impl<'py> Turn<'_, 'py> {
                 state.fresh.settle(self.types);
                 (state.sched.pop(), state.dirty.len())
             });
-            if written > 0 {
-                self.send_written(&mut hold, written, answers)?;
+            if written > 0
+                && let Err(error) = self.send_written(&mut hold, written, answers)
+            {
+                // Ctrl-C: the callback that was to run next is the first of the next run.
+                core.state.with(py, |state| item.into_iter().for_each(|item| state.sched.put_back(item)));
+                return Err(error);
             }
             answers = !matches!(item, Some(Item::Handle(_)));
             match item {

@@ -49,6 +49,11 @@ impl<W, T: From<W>> Scheduler<T, W> {
         self.ready.pop_front()
     }
 
+    /// Puts a callback back that was taken, and has not run, before all others.
+    pub fn put_back(&mut self, item: T) {
+        self.ready.push_front(item);
+    }
+
     /// How many callbacks are ready: at the start of a turn, the size of its batch.
     #[must_use]
     pub fn ready_len(&self) -> usize {
