@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from harness import run_turns, scaled, until
+from harness import outcome, run_turns, scaled, until
 
 
 def start(target, *args):
@@ -396,3 +396,22 @@ def test_big_objects_cross_over(loop):
     start(lambda: loop.call_soon_threadsafe(seen.append, bytearray(1 << 20))).join()
     run_turns(loop)
     assert len(seen[0]) == 1 << 20
+
+
+@pytest.mark.zloop_only("asyncio looks whether a loop runs in one step, and takes it in another")
+def test_one_of_several_threads_gets_the_loop(loop, monkeypatch):
+    monkeypatch.setattr(loop, "_check_running", lambda: None)  # as if both had looked at once
+    results = []
+
+    def intrude():
+        time.sleep(0.05)  # the loop sleeps by now
+        results.append(outcome(loop.run_forever))
+        results.append(loop.is_running())
+        loop.call_soon_threadsafe(loop.stop)
+
+    thread = threading.Thread(target=intrude)
+    loop.call_soon(thread.start)
+    loop.run_forever()
+    thread.join()
+    assert results == [("RuntimeError", "This event loop is already running"), True]
+    assert not loop.is_running()

@@ -82,12 +82,14 @@ class Loop(ProcessMethods):
         """Run until stop() is called."""
         self._check_closed()
         self._check_running()
-        self._set_coroutine_origin_tracking(self._debug)
         old_hooks = sys.get_asyncgen_hooks()
         wakeup = False
+        thread = threading.get_ident()
+        # Refused if another thread was faster. As this is no call, Ctrl-C cannot come between it and the `try`.
+        self._thread_id = thread
         try:
+            self._set_coroutine_origin_tracking(self._debug)
             wakeup = self._take_wakeup_fd()
-            self._thread_id = threading.get_ident()
             sys.set_asyncgen_hooks(
                 firstiter=self._asyncgen_firstiter_hook,
                 finalizer=self._asyncgen_finalizer_hook,

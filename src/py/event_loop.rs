@@ -366,9 +366,17 @@ impl EventLoop {
         Some(self.thread.load(Ordering::Relaxed)).filter(|thread| *thread != 0)
     }
 
+    /// Of several threads that want to run the loop at once, one gets it.
     #[setter(_thread_id)]
-    fn set_thread_id(&self, thread: Option<u64>) {
-        self.thread.store(thread.unwrap_or(0), Ordering::Relaxed);
+    fn set_thread_id(&self, thread: Option<u64>) -> PyResult<()> {
+        let Some(thread) = thread else {
+            self.thread.store(0, Ordering::Release);
+            return Ok(());
+        };
+        match self.thread.compare_exchange(0, thread, Ordering::Acquire, Ordering::Relaxed) {
+            Err(owner) if owner != thread => Err(PyRuntimeError::new_err("This event loop is already running")),
+            _ => Ok(()),
+        }
     }
 
     #[getter(_task_factory)]
