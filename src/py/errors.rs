@@ -11,11 +11,13 @@ use pyo3::{PyErr, intern};
 use super::call;
 use super::event_loop::EventLoop;
 use super::invoke::Invoke;
+use super::state::Elsewhere;
 
 /// The `OSError` subclass for this error, with `errno` and `strerror` set as the interpreter sets them.
 pub fn os_error(py: Python<'_>, error: &io::Error) -> PyErr {
     match error.raw_os_error() {
         Some(errno) => errno_error(py, errno),
+        None if Elsewhere::is(error) => PyRuntimeError::new_err(error.to_string()),
         None => PyOSError::new_err(error.to_string()),
     }
 }

@@ -163,12 +163,29 @@ pub struct State {
     pub task_factory: Option<Py<PyAny>>,
 }
 
+/// Another thread waits in the backend. Asyncio has these words for it in debug mode.
+#[derive(Debug)]
+pub struct Elsewhere;
+
+impl Elsewhere {
+    /// Whether this is the error.
+    pub fn is(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|inner| inner.is::<Self>())
+    }
+}
+
+impl std::error::Error for Elsewhere {}
+
+impl std::fmt::Display for Elsewhere {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Non-thread-safe operation invoked on an event loop other than the current one")
+    }
+}
+
 impl State {
     /// The backend, unless another thread waits in it or the loop is closed.
     pub fn backend(&mut self) -> io::Result<&mut AnyBackend> {
-        self.backend.as_deref_mut().ok_or_else(|| {
-            io::Error::other("Non-thread-safe operation invoked on an event loop other than the current one")
-        })
+        self.backend.as_deref_mut().ok_or_else(|| io::Error::other(Elsewhere))
     }
 
     /// Whether a change must end a wait that is going on: true for the first one alone.

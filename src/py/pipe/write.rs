@@ -83,11 +83,14 @@ pub fn flush_written(transport: &Bound<'_, PyAny>) -> PyResult<bool> {
         return Ok(false);
     }
     with_end(transport, |end| {
-        let context = end.state(|state| {
+        let (context, unwatched) = end.state(|state| {
             state.dirty = false;
-            state.context.bind(py).clone()
+            (state.context.bind(py).clone(), state.blocked && !state.queue.is_empty())
         });
-        let outcome = context::run(&context, || flush(end));
+        let outcome = context::run(&context, || {
+            // Another thread could not have it watched. If it is watched already, that does no harm.
+            if unwatched { end.watch(Interest::WRITE, "_write_ready") } else { flush(end) }
+        });
         // Like any callback's, an exception must not end the loop.
         outcome.or_else(|error| run::report(end.event_loop, "WritePipeTransport._flush()", error))
     })?;
@@ -101,7 +104,7 @@ fn flush(end: End<'_, '_>) -> PyResult<()> {
         Ok(true) => Ok(()),
         Ok(false) => {
             end.state(|state| state.blocked = true);
-            end.watch(Interest::WRITE, "_write_ready")
+            end.watch(Interest::WRITE, "_write_ready").or_else(|error| leave_to_loop(end, error))
         }
         Err(error) => broken(end, &error),
     }
@@ -115,6 +118,19 @@ fn put_all(end: End<'_, '_>, state: &mut State) -> io::Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// Another thread writes, which it should not, while the loop waits: the loop wakes up, and has the file watched.
+#[cold]
+fn leave_to_loop(end: End<'_, '_>, error: PyErr) -> PyResult<()> {
+    let core = end.event_loop.get();
+    if !core.runs() || core.runs_here() {
+        return Err(error);
+    }
+    if !end.state(|state| std::mem::replace(&mut state.dirty, true)) {
+        core.mark_dirty(end.py(), end.transport.clone().unbind());
+    }
+    Ok(())
 }
 
 /// Writes the head of a queue that is not empty; false if the kernel has no room for more.

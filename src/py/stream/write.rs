@@ -14,6 +14,7 @@ use pyo3::types::PyBytes;
 use zloop_backends::{AnyBackend, Backend, Interest, MAX_SLICES, Sent, Token};
 
 use super::super::event_loop::EventLoop;
+use super::super::state::Elsewhere;
 use super::super::transport::{SILENT_DROPS, exact_bytes, log, snapshot, tell_protocol};
 use super::super::{context, errors, pipe, run, tls};
 use super::{Conn, attach, close, hold, is_native, with_conn};
@@ -195,11 +196,23 @@ pub fn flush(conn: Conn<'_, '_>) -> PyResult<()> {
         match send(conn) {
             Ok(Flushed::Rest) => {}
             Ok(Flushed::Stop) => break,
+            Err(error) if Elsewhere::is(&error) && conn.event_loop.get().runs() => {
+                leave_to_loop(conn);
+                break;
+            }
             Err(error) => return broken(conn, &error),
         }
     }
     hold(conn);
     Ok(())
+}
+
+/// Another thread writes, which it should not, while the loop waits: the loop wakes up, and sends what is queued.
+#[cold]
+fn leave_to_loop(conn: Conn<'_, '_>) {
+    if !conn.state(|state| std::mem::replace(&mut state.dirty, true)) {
+        conn.event_loop.get().mark_dirty(conn.py(), conn.transport.clone().unbind());
+    }
 }
 
 /// Flushes without leaving bytes to the backend that the kernel would take now: for callers that need to know.

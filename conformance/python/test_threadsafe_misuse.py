@@ -1,0 +1,135 @@
+"""What asyncio allows in the loop's own thread alone, done in another: most of it works there outside debug mode."""
+
+import asyncio
+import os
+import socket
+import time
+
+import pytest
+
+from harness import FULL, Recorder, outcome, pattern, piped, recv_exactly, spin, tls_pair
+
+ASLEEP = 0.05  # after so many seconds the loop waits in the kernel
+
+
+@pytest.fixture
+def elsewhere(loop):
+    """Await ``elsewhere(work)``: run ``work()`` in another thread while the loop sleeps."""
+    loop.set_debug(False)
+
+    def work_and_wake(work):
+        time.sleep(ASLEEP)
+        try:
+            return work()
+        finally:
+            loop.call_soon_threadsafe(bool)  # asyncio's close() does not wake the loop
+
+    return lambda work: loop.run_in_executor(None, work_and_wake, work)
+
+
+def test_a_large_write_while_the_loop_sleeps(run, elsewhere):
+    data = pattern(FULL)
+
+    async def main():
+        async with piped() as (transport, protocol, peer):
+
+            def work():
+                transport.write(data)
+                return recv_exactly(peer, len(data))
+
+            assert await elsewhere(work) == data
+            while "resume" not in protocol.names:
+                await asyncio.sleep(0.001)
+            assert protocol.names == ["made", "pause", "resume"]
+            transport.close()
+            assert await protocol.lost is None
+
+    run(main())
+
+
+@pytest.mark.parametrize("size", [5, FULL], ids=["small", "large"])
+@pytest.mark.parametrize("how", ["close", "write_eof"])
+def test_the_end_while_the_loop_sleeps(run, elsewhere, how, size):
+    data = pattern(size)
+
+    async def main():
+        async with piped() as (transport, protocol, peer):
+
+            def work():
+                transport.write(data)
+                getattr(transport, how)()
+
+            def read():
+                return recv_exactly(peer, size + 1)
+
+            _, got = await asyncio.gather(elsewhere(work), asyncio.to_thread(read))
+            assert got == data
+            transport.close()
+            assert await protocol.lost is None
+
+    run(main())
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["open", "closed"])
+def test_a_pipe_is_written_while_the_loop_sleeps(run, loop, elsewhere, ends):
+    data = pattern(1_000_000)
+
+    async def main():
+        read_end, write_end = os.pipe()
+        transport, protocol = await loop.connect_write_pipe(
+            lambda: Recorder(loop), os.fdopen(write_end, "wb", 0)
+        )
+
+        def work():
+            transport.write(data)
+            if ends:
+                transport.close()
+            with os.fdopen(read_end, "rb", closefd=False) as file:
+                return file.read(len(data))
+
+        assert await elsewhere(work) == data
+        await spin(3)
+        transport.close()
+        assert await protocol.lost is None
+        os.close(read_end)
+        assert protocol.names == ["made", "pause", "resume", "lost"]
+
+    run(main())
+
+
+def test_tls_is_written_while_the_loop_sleeps(run, loop, elsewhere, certificates, engine):
+    data = pattern(FULL)
+
+    async def main():
+        (transport, protocol), (_, peer) = await tls_pair(loop, certificates)
+
+        def work():
+            transport.write(data)
+            transport.write(b"bye")
+
+        await elsewhere(work)
+        assert await peer.got(FULL + 3) == data + b"bye"
+        transport.close()
+        await protocol.lost
+        await peer.lost
+
+    run(main())
+
+
+@pytest.mark.parametrize("call", ["add_reader", "add_writer"])
+def test_watching_while_the_loop_sleeps(run, loop, loop_factory, elsewhere, call):
+    """zloop's backends belong to the thread that waits in them."""
+
+    async def main():
+        near, far = socket.socketpair()
+        with near, far:
+            result = await elsewhere(lambda: outcome(lambda: getattr(loop, call)(near, bool)))
+            if loop_factory.is_zloop:
+                assert result[0] == "RuntimeError"
+                assert result[1].startswith("Non-thread-safe operation invoked")
+            else:
+                assert result is None
+            remove = getattr(loop, call.replace("add", "remove"))
+            assert remove(near) is not loop_factory.is_zloop
+
+    run(main())
