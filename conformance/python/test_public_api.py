@@ -358,3 +358,47 @@ def test_many_loops_share_nothing(zloop, loop_factory):
     one.close()
     assert not two.is_closed()
     two.close()
+
+
+SUBINTERPRETER = """
+import sys
+if sys.version_info >= (3, 13):
+    import _interpreters as interpreters
+    make = lambda: interpreters.create("legacy")
+else:
+    import _xxsubinterpreters as interpreters
+    make = lambda: interpreters.create(isolated=False)
+first, code = sys.argv[1] == "first", '''
+try:
+    import zloop
+except ImportError as error:
+    import os
+    os.write(1, f"{error}\\\\n".encode())
+'''
+
+def use():
+    loop = new_event_loop()
+    handle = loop.call_soon(bool)
+    assert isinstance(handle, asyncio.Handle)
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+if first:
+    use()
+for _ in range(2):
+    identity = make()
+    interpreters.run_string(identity, code)
+    interpreters.destroy(identity)
+use()
+"""
+
+
+@pytest.mark.zloop_only("asyncio is Python code, which every interpreter has for itself")
+@pytest.mark.parametrize("order", ["first", "last"])
+def test_a_subinterpreter_is_refused(loop_factory, order):
+    source = "import asyncio\ndef new_event_loop():\n    import zloop\n    return "
+    code = f"{source}zloop.new_event_loop(backend={loop_factory.backend!r})\n{SUBINTERPRETER}"
+    command = [sys.executable, "-c", code, order]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["zloop does not support subinterpreters"] * 2

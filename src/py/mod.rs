@@ -53,12 +53,17 @@ mod tls;
 mod transport;
 mod watch;
 
+use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;
 
 /// The native part of zloop. Use the package `zloop`, not this module.
 #[pymodule(gil_used = false)]
 fn _zloop(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
+    if !native::in_main_interpreter(py) {
+        // Its classes and what it remembers of asyncio's are one interpreter's.
+        return Err(PyImportError::new_err("zloop does not support subinterpreters"));
+    }
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<event_loop::EventLoop>()?;
     hot::install(&py.get_type::<event_loop::EventLoop>())?;
