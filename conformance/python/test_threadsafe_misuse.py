@@ -1,6 +1,7 @@
 """What asyncio allows in the loop's own thread alone, done in another: most of it works there outside debug mode."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
@@ -131,5 +132,36 @@ def test_watching_while_the_loop_sleeps(run, loop, loop_factory, elsewhere, call
                 assert result is None
             remove = getattr(loop, call.replace("add", "remove"))
             assert remove(near) is not loop_factory.is_zloop
+
+    run(main())
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["one-direction", "of-two"])
+def test_watching_ends_while_the_loop_sleeps(run, loop, elsewhere, both):
+    """What is not watched any more does not wake the loop, and what still is does."""
+
+    async def main():
+        calls = []
+        near, far = socket.socketpair()
+        with near, far:
+            near.setblocking(False)
+            if both:
+                with contextlib.suppress(BlockingIOError):
+                    while near.send(bytes(4096)):
+                        pass
+                loop.add_writer(near, calls.append, "writer")
+            loop.add_reader(near, calls.append, "reader")
+            assert await elsewhere(lambda: loop.remove_reader(near))
+            far.send(b"x")
+            used = time.thread_time()
+            await asyncio.sleep(0.2)
+            assert time.thread_time() - used < 0.1
+            assert calls == []
+            if both:
+                recv_exactly(far, 4096)
+                far.close()
+                await asyncio.sleep(0.01)
+                assert set(calls) == {"writer"}
+                assert loop.remove_writer(near)
 
     run(main())

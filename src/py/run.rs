@@ -133,6 +133,9 @@ impl<'py> Turn<'_, 'py> {
         };
         core.state.with(py, |state| {
             state.backend = Some(backend);
+            if !state.untold.is_empty() {
+                watch::catch_up(state);
+            }
             state.slice.restart();
         });
         self.dispatch(events.drain());

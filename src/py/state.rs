@@ -156,6 +156,8 @@ pub struct State {
     pub again: Vec<Token>,
     /// Where small messages are read; made when the first one comes.
     scratch: Vec<u8>,
+    /// Watches that other threads have cleared while the backend was away, which goes on watching them until it is told.
+    pub untold: Vec<(RawFd, Token)>,
     /// There have been transports that asyncio's own table knows.
     pub has_datagrams: bool,
     /// How much the last `sock_recv` brought.

@@ -15,7 +15,7 @@ use super::errors;
 use super::event_loop::EventLoop;
 use super::handle::{HandleTypes, is_cancelled, new_watcher};
 use super::invoke::Invoke;
-use super::state::{Source, State, Waiter, Watch};
+use super::state::{Elsewhere, Source, State, Waiter, Watch};
 use super::transport::too_large;
 
 /// Sets the handle of one direction, cancelling the one that was there, as asyncio does. `waiter` says whose it is.
@@ -214,7 +214,13 @@ fn clear(state: &mut State, fd: RawFd, token: Token, direction: Interest) -> Cle
     let waiter = side(state, token, direction).take();
     let mut cleared = Cleared { waiter, lost: None, unused: None, told: Ok(()) };
     if cleared.waiter.is_some() {
-        let told = tell(state, fd, token);
+        let told = match tell(state, fd, token) {
+            Err(error) if Elsewhere::is(&error) => {
+                state.untold.push((fd, token));
+                Ok(())
+            }
+            told => told,
+        };
         cleared.unused = take_if_unused(state, fd, token);
         // As on asyncio, a file that was closed too early is only noticed when something is left to watch.
         if cleared.unused.is_none() && told.is_err() {
@@ -224,6 +230,19 @@ fn clear(state: &mut State, fd: RawFd, token: Token, direction: Interest) -> Cle
         }
     }
     cleared
+}
+
+/// Tells the backend, which is back from a wait, what other threads have cleared meanwhile.
+#[cold]
+pub fn catch_up(state: &mut State) {
+    for (fd, token) in std::mem::take(&mut state.untold) {
+        if state.sources.get(token).is_some() {
+            // Less is watched than before. A file that was closed too early is not watched any more in any case.
+            let _ = tell(state, fd, token);
+        } else if let Ok(backend) = state.backend() {
+            backend.forget(token);
+        }
+    }
 }
 
 /// Whether the fd is this watch's still: its file may have been closed too early, and the number be a transport's now.
