@@ -58,3 +58,16 @@ def test_another_platforms_backend_is_refused_with_the_platforms_name():
         zloop.new_event_loop(foreign)
     assert caught.value.errno == errno.ENOSYS
     assert f"the {foreign} backend is not available: it needs {home}; this is" in str(caught.value)
+
+
+def test_signals_do_not_make_a_backend_unavailable(script):
+    done = script(r"""
+import signal
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
+for _ in range(2000):
+    new_event_loop().close()
+signal.setitimer(signal.ITIMER_REAL, 0)
+print("made")
+""")
+    assert done.stdout == "made\n", done.stderr

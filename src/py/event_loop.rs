@@ -13,7 +13,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
-use zloop_backends::{Backend, Events, Interest, Token, Waker};
+use zloop_backends::{Backend, Events, Interest, Waker};
 
 use super::accept::{self, Listener};
 use super::cell::Guarded;
@@ -26,9 +26,6 @@ use super::{backends, exit, native, run, stream, watch};
 #[cfg(Py_GIL_DISABLED)]
 use crate::sched::Inbox;
 use crate::sched::monotonic;
-
-/// After so many callbacks that wait in the inbox, the thread that brings more lets others run.
-const CROWD: usize = 1024;
 
 /// The native base of `zloop.Loop`. `backend` names one, or is None for the best that opens.
 #[pyclass(name = "EventLoop", module = "zloop._zloop", subclass, frozen)]
@@ -47,7 +44,7 @@ pub struct EventLoop {
     thread: AtomicU64,
     /// Handles from other threads.
     #[cfg(Py_GIL_DISABLED)]
-    inbox: Inbox<Py<PyAny>>,
+    pub inbox: Inbox<Py<PyAny>>,
     /// Ends a wait from any thread; gone, and its fd with it, once the loop is closed.
     waker: Mutex<Option<Waker>>,
     pub state: Guarded<State>,
@@ -121,100 +118,6 @@ impl EventLoop {
         }
     }
 
-    /// Queues an item behind all others.
-    #[inline]
-    pub fn push(&self, py: Python<'_>, item: Item) {
-        self.change(py, |state| state.sched.push(item));
-    }
-
-    /// Has the next turn look at a stream transport again.
-    #[inline]
-    pub fn look_again(&self, py: Python<'_>, token: Token) {
-        self.change(py, |state| state.again.push(token));
-    }
-
-    /// Queues a handle that was made just now, behind all others. Says how many are queued.
-    #[inline]
-    pub fn push_new(&self, types: &HandleTypes, handle: &Bound<'_, PyAny>) -> usize {
-        self.take_note(types, handle, |state, handle| {
-            state.sched.push(Item::Handle(handle));
-            state.sched.ready_len()
-        })
-    }
-
-    /// Puts a handle that was made just now among the timers.
-    #[inline]
-    pub fn push_timer(&self, types: &HandleTypes, when: f64, handle: &Bound<'_, PyAny>) {
-        self.take_note(types, handle, |state, handle| state.sched.timers.push(when, handle));
-    }
-
-    #[inline]
-    fn take_note<R>(
-        &self,
-        types: &HandleTypes,
-        handle: &Bound<'_, PyAny>,
-        queue: impl FnOnce(&mut State, Py<PyAny>) -> R,
-    ) -> R {
-        let runs = self.runs();
-        if !runs {
-            handle::track(handle);
-        }
-        let ours = handle.clone().unbind();
-        self.change(handle.py(), |state| {
-            if runs {
-                state.fresh.note(types, &ours);
-            }
-            queue(state, ours)
-        })
-    }
-
-    /// Changes the state, and wakes the loop if it sleeps. Only another thread can find it asleep, and unless it uses the
-    /// thread-safe call it should not be here at all. Be kind to it.
-    #[inline]
-    fn change<R>(&self, py: Python<'_>, change: impl FnOnce(&mut State) -> R) -> R {
-        let (result, asleep) = self.state.with(py, |state| (change(state), state.must_be_woken()));
-        if asleep {
-            self.wake();
-        }
-        result
-    }
-
-    /// Queues a handle that was made just now in any thread. Each thread's handles keep their order, whatever call they
-    /// came by.
-    #[cfg(not(Py_GIL_DISABLED))]
-    #[inline]
-    pub fn push_threadsafe(&self, types: &HandleTypes, handle: &Bound<'_, PyAny>) {
-        // Whoever calls holds the GIL, which guards the queue.
-        let waiting = self.push_new(types, handle);
-        if waiting.is_multiple_of(CROWD) && !self.runs_here() {
-            // A thread that only schedules should let go of the GIL now and then, or the loop falls ever further behind.
-            handle.py().detach(std::thread::yield_now);
-        }
-    }
-
-    /// As above: without a GIL, threads other than the loop's own leave handles in the inbox.
-    #[cfg(Py_GIL_DISABLED)]
-    pub fn push_threadsafe(&self, types: &HandleTypes, handle: &Bound<'_, PyAny>) {
-        let py = handle.py();
-        if self.runs_here() || !self.runs() {
-            self.take_inbox(py);
-            self.push_new(types, handle);
-            // It may run by now.
-            self.wake();
-            return;
-        }
-        let waiting = self.inbox.push(handle.clone().unbind());
-        self.wake();
-        if waiting.is_multiple_of(CROWD) {
-            py.detach(std::thread::yield_now);
-        }
-    }
-
-    /// Has the loop flush this transport when the running callback returns.
-    pub fn mark_dirty(&self, py: Python<'_>, transport: Py<PyAny>) {
-        self.change(py, |state| state.dirty.push_back(transport));
-    }
-
     /// Whether tasks are made by a factory of the user's.
     pub fn has_task_factory(&self, py: Python<'_>) -> bool {
         self.state.with(py, |state| state.task_factory.is_some())
@@ -244,22 +147,6 @@ impl EventLoop {
         this.get().push_new(types, &handle);
         Ok(handle)
     }
-
-    /// Takes the handles that other threads have left into the ready queue.
-    #[cfg(Py_GIL_DISABLED)]
-    pub fn take_inbox(&self, py: Python<'_>) {
-        if !self.inbox.is_filled() {
-            return;
-        }
-        let mut handles = Vec::new();
-        self.inbox.swap(&mut handles);
-        self.state.with(py, |state| handles.drain(..).for_each(|handle| state.sched.push(Item::Handle(handle))));
-    }
-
-    /// With a GIL there is no inbox: other threads put their handles into the ready queue.
-    #[cfg(not(Py_GIL_DISABLED))]
-    #[inline]
-    pub fn take_inbox(&self, _py: Python<'_>) {}
 }
 
 #[pymethods]

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `event_loop.rs` | the base class of `zloop.Loop`: state and cold methods |
+//! | `enqueue.rs` | where work enters the loop's queues |
 //! | `hot.rs` | `call_soon` and what else programs call millions of times |
 //! | `classes.rs` | the classes of asyncio's that the loop makes objects of
 //! | `backends.rs` | which backends there are, for loops and for the doctor |
@@ -34,6 +35,7 @@ mod classes;
 mod context;
 mod datagram;
 mod debug;
+mod enqueue;
 mod errors;
 mod event_loop;
 mod executor;

@@ -42,9 +42,11 @@ impl Selector for Epoll {
     fn open() -> io::Result<Self> {
         let kernel = Kernel::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let mut epoll = Self { kernel, origin: Origin::here(), reports: Box::new([EpollEvent::empty(); BATCH]) };
-        // Learns once whether fine waits are possible.
-        epoll.wait_for(Duration::from_nanos(1), 1)?;
-        Ok(epoll)
+        // Learns whether fine waits are possible. If a signal comes first, the next wait learns it.
+        match epoll.wait_for(Duration::from_nanos(1), 1) {
+            Ok(_) | Err(Errno::EINTR) => Ok(epoll),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn features(&self) -> Vec<&'static str> {
