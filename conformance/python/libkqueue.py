@@ -28,6 +28,7 @@ ABOUT_ERRORS = frozenset(
         "test_sock.py::test_connection_refused[zloop-kqueue]",
         "test_sock_edges.py::test_connecting_to_nobody[zloop-kqueue-127.0.0.1]",
         "test_sock_edges.py::test_connecting_to_nobody[zloop-kqueue-::1]",
+        "test_sock_edges.py::test_connecting_to_nobody[zloop-kqueue-0:0::1]",
         "test_sock_edges.py::test_connecting_to_nobody[zloop-kqueue-localhost]",
         "test_sock_waiting.py::test_the_other_end_goes_while_waiting[zloop-kqueue]",
         "test_streams_tcp.py::test_drain_waits_for_a_full_peer_and_fails_on_reset[zloop-kqueue]",
