@@ -198,7 +198,7 @@ pub fn create<'py>(this: &Bound<'py, EventLoop>, parts: Parts<'py>) -> PyResult<
     this.get().check_open()?;
     EventLoop::check_thread(this)?;
     let fd = free_fd(this, &parts.sock)?;
-    let extra = describe_socket(&parts.sock, parts.extra.as_ref())?;
+    let extra = describe_socket(&parts.sock, fd, parts.extra.as_ref())?;
     // All TCP connections have it, as asyncio's documentation says: its code leaves out sockets made without a protocol.
     let origin = if attempt::set_nodelay(fd) { Origin::Tcp } else { Origin::Socket };
     let state = Guarded::new(State::new(context::copy(py)?.unbind()));
@@ -337,14 +337,18 @@ fn free_fd(this: &Bound<'_, EventLoop>, sock: &Bound<'_, PyAny>) -> PyResult<Raw
 }
 
 /// Fills in what `get_extra_info` knows of any socket. What it shows in the socket's place is made when it is asked for.
-fn describe_socket<'py>(sock: &Bound<'py, PyAny>, extra: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+fn describe_socket<'py>(
+    sock: &Bound<'py, PyAny>,
+    fd: RawFd,
+    extra: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
     let py = sock.py();
     let extra = match extra {
         Some(extra) => extra.clone(),
         None => PyDict::new(py).into_any(),
     };
     extra.set_item(intern!(py, "socket"), sock)?;
-    extra.set_item(intern!(py, "sockname"), own_name(sock)?)?;
+    extra.set_item(intern!(py, "sockname"), own_name(sock, fd)?)?;
     if !extra.contains(intern!(py, "peername"))? {
         extra.set_item(intern!(py, "peername"), sock.invoke_method(intern!(py, "getpeername"), ()).ok())?;
     }
@@ -352,9 +356,9 @@ fn describe_socket<'py>(sock: &Bound<'py, PyAny>, extra: Option<&Bound<'py, PyAn
 }
 
 /// The socket's own address, or None.
-fn own_name<'py>(sock: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+fn own_name<'py>(sock: &Bound<'py, PyAny>, fd: RawFd) -> PyResult<Option<Bound<'py, PyAny>>> {
     if socket::is_plain(sock)? {
-        return attempt::own_name(fileno(sock)?).ok().map(|name| address::to_python(sock.py(), &name)).transpose();
+        return attempt::own_name(fd).ok().map(|name| address::to_python(sock.py(), &name)).transpose();
     }
     Ok(sock.invoke_method(intern!(sock.py(), "getsockname"), ()).ok())
 }
