@@ -92,6 +92,8 @@ faults! {
         QuietAttach,
         /// What is closed is not reported as readable.
         LosesTheEnd,
+        /// Bytes are reported as an end.
+        FalseEnd,
     }
     C7 {
         /// What was ready before `forget` is reported after it.
@@ -233,6 +235,9 @@ impl Mutant {
             (Fault::AgainAsResult, What::Sent(_)) => vec![Event { token, what: What::Sent(-libc::EAGAIN) }],
             (Fault::EdgeWatch | Fault::QuietAttach, What::Ready(_)) if first == (self.fault == Fault::QuietAttach) => {
                 vec![]
+            }
+            (Fault::FalseEnd, What::Ready(ready)) => {
+                vec![Event { token, what: What::Ready(ready | Interest::CLOSED) }]
             }
             (Fault::LosesTheEnd, What::Ready(ready)) if ready.contains(Interest::CLOSED) => vec![],
             (Fault::KeyedByFd, What::Ready(_)) => {

@@ -17,9 +17,11 @@
 
 mod flight;
 mod pace;
+mod polls;
 pub(crate) mod probe;
 mod ring;
 mod sqe;
+mod urgent;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -35,8 +37,10 @@ use crate::wake::{Alarm, Waker};
 use crate::{attempt, fd};
 use flight::{Flight, Stage};
 use pace::Pace;
+use polls::{Direction, File, Role};
 use ring::Ring;
 use sqe::{Serial, Tag};
+use urgent::Urgency;
 
 /// Sends of more bytes are attempted at once: by the time that a batch of them is handed over, the first is out of the
 /// cache. (Measured: 10 KiB cost a tenth more when they waited for each other.)
@@ -66,36 +70,9 @@ pub struct Uring {
     saved: VecDeque<cqueue::Entry>,
     gathering: bool,
     pace: Pace,
+    urgency: Urgency,
     alarm: Alarm,
     alarm_is_armed: bool,
-}
-
-/// What is registered for a token.
-#[derive(Clone, Copy, Debug)]
-struct File {
-    fd: RawFd,
-    role: Role,
-    /// Whoever watches it tries again after a report in vain.
-    tries_again: bool,
-    /// The serial numbers of its polls in the kernel: the main one, and the one for edges of room.
-    armed: [Serial; 2],
-    /// Its send in flight.
-    flight: Option<Token>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Watch(Interest),
-    Stream,
-}
-
-/// Which of a file's two polls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Direction {
-    /// What a watch waits for, once, or edges of a stream's bytes to read.
-    Main = 0,
-    /// Edges of room to write.
-    Room = 1,
 }
 
 impl Uring {
@@ -121,40 +98,10 @@ impl Uring {
             saved: VecDeque::new(),
             gathering: false,
             pace: Pace::default(),
+            urgency: Urgency::new(),
             alarm: Alarm::new()?,
             alarm_is_armed: false,
         })
-    }
-
-    fn register(&mut self, fd: RawFd, token: Token, role: Role) {
-        self.disarm(token);
-        let flight = self.files.get(token).and_then(|file| file.flight);
-        self.files.insert(token, File { fd, role, tries_again: false, armed: [Serial::NONE; 2], flight });
-        self.to_arm.push((token, Direction::Main));
-    }
-
-    /// Ends a file's polls; true if there were any. The requests leave with the next call.
-    fn disarm(&mut self, token: Token) -> bool {
-        let armed = self.files.get(token).is_some_and(|file| file.armed != [Serial::NONE; 2]);
-        if armed && !self.ring.is_ours() {
-            // Only the ring's own thread could end them, so all of them end with the ring.
-            self.give_up_ring(Ring::new().ok());
-        } else if armed {
-            self.end_poll(token, Direction::Main);
-            self.end_poll(token, Direction::Room);
-        }
-        armed
-    }
-
-    fn end_poll(&mut self, token: Token, direction: Direction) {
-        let Some(file) = self.files.get_mut(token) else { return };
-        let serial = std::mem::replace(&mut file.armed[direction as usize], Serial::NONE);
-        if serial == Serial::NONE {
-            return;
-        }
-        // SAFETY: the request points to nothing.
-        let pushed = unsafe { self.ring.push(&sqe::cancel_poll(Tag::Poll(token.slot(), serial))) };
-        debug_assert!(pushed.is_ok(), "no room to remove a poll");
     }
 
     /// Leaves the ring to the kernel, which ends its polls. All files are armed anew by the next wait, in another ring. If
@@ -205,8 +152,7 @@ impl Uring {
     /// Queues the polls and sends that the next call hands over.
     fn queue_requests(&mut self) -> io::Result<()> {
         if !self.alarm_is_armed {
-            // SAFETY: the request points to nothing.
-            unsafe { self.ring.push(&sqe::poll_alarm(self.alarm.as_raw_fd())) }?;
+            self.ring.push_plain(&sqe::poll_alarm(self.alarm.as_raw_fd()))?;
             self.alarm_is_armed = true;
         }
         while let Some(&(token, direction)) = self.to_arm.last() {
@@ -228,26 +174,6 @@ impl Uring {
             self.submitted.push_back((self.ring.last_pushed(), key));
         }
         self.queued.clear();
-        Ok(())
-    }
-
-    /// Queues a file's poll, unless it is armed. One for which there was no room is not.
-    fn arm(&mut self, token: Token, direction: Direction) -> io::Result<()> {
-        let Some(file) = self.files.get_mut(token) else { return Ok(()) };
-        let armed = &mut file.armed[direction as usize];
-        if *armed != Serial::NONE {
-            return Ok(());
-        }
-        let serial = self.serial.next();
-        let tag = Tag::Poll(token.slot(), serial);
-        let request = match (file.role, direction) {
-            (Role::Stream, Direction::Main) => sqe::poll_edges(file.fd, Interest::READ, tag),
-            (Role::Watch(interest), Direction::Main) => sqe::poll_once(file.fd, interest, tag),
-            (_, Direction::Room) => sqe::poll_edges(file.fd, Interest::WRITE, tag),
-        };
-        // SAFETY: the request points to nothing.
-        unsafe { self.ring.push(&request) }?;
-        (*armed, self.serial) = (serial, serial);
         Ok(())
     }
 
@@ -329,55 +255,6 @@ impl Uring {
             }
             Tag::Nobody => None,
         }
-    }
-
-    /// A poll has reported; the serial number tells whether it is one that the slot's holder has now.
-    fn polled(&mut self, slot: u32, serial: Serial, result: i32, more: bool) -> Option<Event> {
-        let (token, file) = self.files.at(slot)?;
-        if more && file.role == Role::Stream && file.armed[Direction::Main as usize] == serial && file.flight.is_none()
-        {
-            // The rule by far: bytes have come, and nothing else is to be done about it.
-            let ready = sqe::ready(result);
-            return ready.contains(Interest::READ).then_some(Event { token, what: What::Ready(ready) });
-        }
-        let direction = match file.armed.iter().position(|armed| *armed == serial)? {
-            0 => Direction::Main,
-            _ => Direction::Room,
-        };
-        if !more {
-            file.armed[direction as usize] = Serial::NONE;
-        }
-        if result == -libc::EBADF && file.role != Role::Stream {
-            // It was closed and not forgotten, of which an epoll says nothing either.
-            return None;
-        }
-        let asked = match (file.role, direction) {
-            (Role::Watch(interest), Direction::Main) => interest,
-            (Role::Stream, Direction::Main) => Interest::READ,
-            (_, Direction::Room) => Interest::WRITE,
-        };
-        // A poll that failed leaves the fd to the caller, who learns the reason when it is used.
-        let failed = result < 0 && result != -libc::ECANCELED;
-        let mut ready = if failed { Interest::BOTH | Interest::CLOSED } else { sqe::ready(result.max(0)) };
-        let (fd, flight, role, fruitful) = (file.fd, file.flight, file.role, !(ready & asked).is_empty());
-        let can_be_vain = role == Role::Stream || file.tries_again;
-        match (role, direction, fruitful) {
-            _ if failed => {}
-            (Role::Watch(_), Direction::Main, false) if result > 0 => self.to_arm.push((token, Direction::Room)),
-            (Role::Watch(_), Direction::Room, true) => {
-                self.end_poll(token, Direction::Room);
-                self.to_arm.push((token, Direction::Main));
-            }
-            _ if !more => self.to_arm.push((token, direction)),
-            _ => {}
-        }
-        if let Some(key) = flight.filter(|_| ready.contains(Interest::WRITE)) {
-            self.resume(token, key);
-        }
-        if fruitful && !failed && !can_be_vain && !serial.is_after(self.known) {
-            ready = sqe::ready_now(fd, asked);
-        }
-        (!(ready & asked).is_empty()).then_some(Event { token, what: What::Ready(ready) })
     }
 
     /// Goes on with a send that was blocked, now that there is room.
@@ -534,6 +411,9 @@ impl Backend for Uring {
         self.pace.end(self.queued.len());
         self.bind()?;
         self.known = self.serial;
+        if self.urgency.is_due() {
+            self.urgency.look(&mut self.files, &mut self.backlog);
+        }
         let before = out.room();
         // In this order, a watch that is reported here is armed again by the next call only, and not reported twice.
         self.queue_requests()?;
@@ -554,7 +434,7 @@ impl Backend for Uring {
         }
         // What the kernel has not taken yet, for want of memory, may still leave in silence.
         let is_over = out.room() < before || !self.submitted.is_empty();
-        let wait = if is_over { Wait::Now } else { self.alarm.fall_asleep(wait) };
+        let wait = if is_over { Wait::Now } else { self.alarm.fall_asleep(self.urgency.limit(wait)) };
         let entered = if wait == Wait::Now && !self.ring.is_worth_entering() { Ok(()) } else { self.ring.enter(wait) };
         self.alarm.awake();
         entered?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use io_uring::{EnterFlags, IoUring, cqueue, squeue};
 use nix::errno::Errno;
 
+use super::sqe::Plain;
 use crate::api::Wait;
 use crate::fork::Origin;
 
@@ -115,6 +116,12 @@ impl Ring {
             features.push("idle waits are no I/O waits");
         }
         features
+    }
+
+    /// [`push`](Ring::push) for requests that point to nothing.
+    pub(super) fn push_plain(&mut self, request: &Plain) -> io::Result<()> {
+        // SAFETY: there is nothing that would have to stay valid.
+        unsafe { self.push(&request.0) }
     }
 
     /// Queues a request; hands over what is queued if there is no room.

@@ -64,16 +64,19 @@ impl Tag {
     }
 }
 
-/// Reports whenever a direction turns ready, and at first if it is, or when urgent data comes, until it is removed. The
-/// kernel adds hang-ups, errors and the end of what the peer sends.
-pub(super) fn poll_edges(fd: RawFd, interest: Interest, tag: Tag) -> squeue::Entry {
-    opcode::PollAdd::new(Fd(fd), flags(interest) | libc::POLLPRI as u32).multi(true).build().user_data(tag.to_bits())
+/// A request that points to nothing, so that nobody has to keep anything alive for it.
+pub(super) struct Plain(pub(super) squeue::Entry);
+
+/// Reports whenever a direction turns ready, and at first if it is, until it is removed. The kernel adds hang-ups, errors
+/// and the end of what the peer sends.
+pub(super) fn poll_edges(fd: RawFd, interest: Interest, tag: Tag) -> Plain {
+    Plain(opcode::PollAdd::new(Fd(fd), flags(interest)).multi(true).build().user_data(tag.to_bits()))
 }
 
 /// Reports once; at once if the condition holds. Armed again for each wait, that is level-triggered. The kernel adds
 /// hang-ups, errors and the end of what the peer sends.
-pub(super) fn poll_once(fd: RawFd, interest: Interest, tag: Tag) -> squeue::Entry {
-    opcode::PollAdd::new(Fd(fd), flags(interest)).build().user_data(tag.to_bits())
+pub(super) fn poll_once(fd: RawFd, interest: Interest, tag: Tag) -> Plain {
+    Plain(opcode::PollAdd::new(Fd(fd), flags(interest)).build().user_data(tag.to_bits()))
 }
 
 fn flags(interest: Interest) -> u32 {
@@ -93,14 +96,14 @@ pub(super) fn ready_now(fd: RawFd, interest: Interest) -> Interest {
 }
 
 /// Reports every ring of the doorbell, which is never read.
-pub(super) fn poll_alarm(fd: RawFd) -> squeue::Entry {
-    opcode::PollAdd::new(Fd(fd), libc::POLLIN as u32).multi(true).build().user_data(Tag::Alarm.to_bits())
+pub(super) fn poll_alarm(fd: RawFd) -> Plain {
+    Plain(opcode::PollAdd::new(Fd(fd), libc::POLLIN as u32).multi(true).build().user_data(Tag::Alarm.to_bits()))
 }
 
 /// Ends the poll with this tag, whose completion is `-ECANCELED` then. A request to remove a poll would not do: the
 /// kernel refuses it while the poll has something to report, and lets the poll live on.
-pub(super) fn cancel_poll(tag: Tag) -> squeue::Entry {
-    silent(opcode::AsyncCancel::new(tag.to_bits()).build(), Tag::Nobody)
+pub(super) fn cancel_poll(tag: Tag) -> Plain {
+    Plain(silent(opcode::AsyncCancel::new(tag.to_bits()).build(), Tag::Nobody))
 }
 
 /// Never waits for room (`DONTWAIT`): the request is over when the call that hands it over returns, so nothing of a send
@@ -134,7 +137,7 @@ pub(super) fn ready(flags: i32) -> Interest {
     if flags & libc::POLLOUT != 0 {
         ready = ready | Interest::WRITE;
     }
-    if flags & (libc::POLLRDHUP | libc::POLLPRI) != 0 {
+    if flags & libc::POLLRDHUP != 0 {
         ready = ready | Interest::READ | Interest::CLOSED;
     }
     if flags & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0 {

@@ -1,8 +1,11 @@
 //! What the conformance suite cannot see: what the kernel keeps, and what happens beyond the ring's capacity.
 
 use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
+
+use nix::sys::socket::{MsgFlags, send};
 
 use super::*;
 use crate::fork::CHILDREN;
@@ -369,4 +372,32 @@ fn a_wake_is_heard_though_an_overflow_has_ended_the_doorbells_poll() {
     }
     caller.join().unwrap();
     assert!(began.elapsed() < Duration::from_secs(4), "the wake was lost");
+}
+
+#[test]
+fn what_is_behind_urgent_data_is_reported_soon() {
+    let Some(mut uring) = opened() else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (ours, _) = listener.accept().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let token = Token::new(0, 0);
+    uring.attach(ours.as_raw_fd(), token).unwrap();
+    let mut events = Events::with_limit(64);
+    for round in 0..3 {
+        (&theirs).write_all(b"abc").unwrap();
+        send(theirs.as_raw_fd(), b"!", MsgFlags::MSG_OOB).unwrap();
+        (&theirs).write_all(b"def").unwrap();
+        let (mut received, began) = (Vec::<u8>::new(), std::time::Instant::now());
+        while received.len() < 6 {
+            uring.poll(Wait::For(Duration::from_secs(2)), &mut events).unwrap();
+            for _ in events.drain().filter(|event| event.token == token) {
+                let mut buffer = [0; 100];
+                let count = (&ours).read(&mut buffer).unwrap_or(0);
+                received.extend(&buffer[..count]);
+            }
+            assert!(began.elapsed() < Duration::from_secs(1), "{round}: {received:?}");
+        }
+        assert_eq!(received, b"abcdef", "{round}");
+    }
 }

@@ -74,6 +74,7 @@ macro_rules! for_each_case {
             C6 streams::a_rearmed_stream_reports_what_comes_later,
             C6 streams::a_rearmed_stream_reports_what_came_meanwhile,
             C6 streams::a_rearmed_stream_reports_that_it_has_room,
+            C6 streams::bytes_alone_are_not_reported_as_an_end,
             C6 streams::a_half_closed_stream_still_reports_room,
             C6 streams::a_stream_is_read_to_its_end,
             C6 streams::a_reset_stream_is_ready_both_ways,

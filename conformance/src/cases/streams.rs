@@ -67,6 +67,21 @@ pub fn a_rearmed_stream_reports_that_it_has_room(rig: &mut Rig) {
     }
 }
 
+/// C6: only what ends a stream, or a read, is reported as `CLOSED`. Whoever is told so reads once more in vain.
+pub fn bytes_alone_are_not_reported_as_an_end(rig: &mut Rig) {
+    for family in rig.families() {
+        let stream = rig.stream_of(*family);
+        for round in 0..5 {
+            rig.settle();
+            rig.world().write(stream.peer, &pattern(round, 10)).expect("room");
+            rig.until_seen(stream.token, Interest::READ);
+            rig.settle();
+            assert!(!rig.seen(stream.token).contains(Interest::CLOSED), "C6: bytes were reported as an end");
+            empty(rig, stream);
+        }
+    }
+}
+
 /// C6: a peer that sends no more may still read; room to write is reported to whoever waits for it meanwhile.
 pub fn a_half_closed_stream_still_reports_room(rig: &mut Rig) {
     for family in rig.families() {
