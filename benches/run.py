@@ -51,7 +51,7 @@ def parse() -> argparse.Namespace:
         "--base", metavar="FOLDER", help="another built zloop, which is then called base"
     )
     how.add_argument(
-        "--pgo", action="store_true", help="build zloop as its wheels are: with a profile, slowly"
+        "--pgo", action="store_true", help="build zloop as `make wheel PGO=1` does, slowly"
     )
     how.add_argument("--refresh", action="store_true", help="install the newest peers again")
     out = parser.add_argument_group("output")

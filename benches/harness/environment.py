@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -173,7 +174,7 @@ def build_native(progress: bool) -> tuple[Path, Path]:
 
 
 def build_zloop(pgo: bool, progress: bool) -> Path:
-    """Build a wheel from this checkout, with `pgo` as a user gets it, and unpack it."""
+    """Build a wheel from this checkout, optimised by a profile if `pgo` is set, and unpack it."""
     if progress:
         print(f"Building zloop{' twice, with a profile' if pgo else ''} ...", flush=True)
     wheels, target = PEERS / "wheels", PEERS / "zloop"
@@ -269,12 +270,18 @@ def describe(environment: Environment) -> dict[str, object]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
-        "kernel": f"{platform.system()} {platform.release()}",
+        "kernel": kernel(),
         "python": platform.python_version(),
         "free_threaded": FREE_THREADED,
         "versions": environment.versions,
         "missing": environment.missing,
     }
+
+
+def kernel() -> str:
+    """Return the kernel and its version, without what names a build of it."""
+    version = re.match(r"\d+(\.\d+){0,2}", platform.release())
+    return f"{platform.system()} {version[0] if version else platform.release()}"
 
 
 def cpu_model() -> str:

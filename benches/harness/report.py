@@ -53,7 +53,7 @@ def grid(results: Results, group: str, rows: list[Row], metric: str | None, unit
     title = f"{group}: {unit}" if unit else group
     table = Grid(title, ["", *loops], [], [], [])
     if ours and peers:
-        table.head.append("zloop ÷ best peer")
+        table.head.append("zloop is better by")
     for row in rows:
         values = [row.median(loop, metric) for loop in loops]
         line = [row.title, *map(number, values)]
@@ -126,9 +126,7 @@ def markdown(results: Results, everything: bool = False) -> str:
 def caption(results: Results) -> str:
     """Return what the numbers were measured on and how, in a paragraph."""
     machine, settings = results.machine, results.settings
-    versions = machine["versions"]
-    assert isinstance(versions, dict)
-    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    named = ", ".join(f"{name} {version}" for name, version in versions_shown(results).items())
     return (
         f"Measured {machine['date']} on {machine['cpu']} ({machine['cores']} cores), {machine['kernel']}; {named}. "
         f"Medians of {settings['rounds']} rounds of {settings['duration_s']} s, all loops in turn in each round, "
@@ -136,3 +134,23 @@ def caption(results: Results) -> str:
         "The column `native` is an echo server without Python. Bold is the best loop of a row; "
         "the last column tells how many times better zloop's best is than the best other loop."
     )
+
+
+# What else the rows of a group run, besides the loops.
+PACKAGES = {
+    "http": ["uvicorn", "httptools"],
+    "https": ["uvicorn", "httptools"],
+    "aiohttp server": ["aiohttp"],
+    "aiohttp client": ["aiohttp", "uvicorn", "httptools"],
+    "websockets": ["websockets"],
+}
+
+
+def versions_shown(results: Results) -> dict[str, str]:
+    """Return the versions of what these tables are about, by name."""
+    versions = results.machine["versions"]
+    assert isinstance(versions, dict)
+    shown = {"CPython", *(loop.partition(":")[0] for loop in results.loops)}
+    for group in results.groups():
+        shown.update(PACKAGES.get(group, []))
+    return {name: version for name, version in versions.items() if name in shown}

@@ -62,7 +62,7 @@ pub fn diagnose(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
     Kind::ALL.iter().copied().map(examine).collect()
 }
 
-/// Names of the backends that open on this machine, the one that is picked automatically first.
+/// Names of the backends that open on this machine, in the order of `Kind::ALL`.
 #[pyfunction]
 pub fn available_backends() -> Vec<&'static str> {
     available().into_iter().map(Kind::name).collect()
