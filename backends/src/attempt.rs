@@ -261,6 +261,12 @@ pub fn is_awaited(fd: RawFd) -> io::Result<bool> {
     is_ready(fd, PollFlags::POLLIN)
 }
 
+/// Whether a socket waits for connections. An [`accept`] fails at once on one that does not.
+pub fn listens(fd: RawFd) -> bool {
+    use nix::sys::socket::{getsockopt, sockopt::AcceptConn};
+    crate::fd::borrow(fd).is_ok_and(|socket| getsockopt(&socket, AcceptConn).unwrap_or(false))
+}
+
 fn is_ready(fd: RawFd, direction: PollFlags) -> io::Result<bool> {
     let mut asked = [PollFd::new(crate::fd::borrow(fd)?, direction)];
     loop {
@@ -535,7 +541,7 @@ mod tests {
         use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
-        assert!(!is_awaited(listener.as_raw_fd()).unwrap());
+        assert!(listens(listener.as_raw_fd()) && !is_awaited(listener.as_raw_fd()).unwrap());
         assert_eq!(accept(listener.as_raw_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         assert!(is_awaited(listener.as_raw_fd()).unwrap());
@@ -543,6 +549,7 @@ mod tests {
         assert_eq!(peer.to_inet(), Some(client.local_addr().unwrap()));
         assert_eq!(own_name(client.as_raw_fd()).unwrap().to_inet(), Some(client.local_addr().unwrap()));
         assert_eq!(peer.family(), libc::AF_INET);
+        assert!(!listens(accepted.as_raw_fd()) && !listens(-1));
         let status = OFlag::from_bits_retain(fcntl(&accepted, FcntlArg::F_GETFL).unwrap());
         assert!(status.contains(OFlag::O_NONBLOCK));
         let flags = FdFlag::from_bits_retain(fcntl(&accepted, FcntlArg::F_GETFD).unwrap());

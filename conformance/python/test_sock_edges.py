@@ -386,6 +386,31 @@ def test_connect_and_accept_in_all_families(compare, tmp_path, monkeypatch, fami
     compare(scenario)
 
 
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+@pytest.mark.parametrize("state", ["new", "bound", "connected", "shut"])
+def test_accepting_where_nothing_listens(compare, state, kind):
+    """It fails at once: nobody will ever come."""
+
+    def scenario(loop, reports):
+        async def main():
+            near, far = socket.socketpair(type=kind)
+            alone = socket.socket(type=kind)
+            with near, far, alone:
+                if state != "new":
+                    alone.bind((HOST, 0))
+                if state == "shut" and kind == socket.SOCK_STREAM:
+                    alone.listen()
+                    alone.shutdown(socket.SHUT_RDWR)
+                sock = near if state == "connected" else alone
+                sock.setblocking(False)
+                async with asyncio.timeout(5):
+                    await loop.sock_accept(sock)
+
+        return normal(outcome(lambda: loop.run_until_complete(main())))
+
+    assert compare(scenario) is not None
+
+
 @pytest.mark.parametrize("host", [HOST, "::1", "0:0::1", "localhost", "missing"])
 def test_connecting_to_nobody(compare, tmp_path, monkeypatch, host):
     monkeypatch.chdir(tmp_path)

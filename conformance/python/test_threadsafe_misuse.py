@@ -4,11 +4,25 @@ import asyncio
 import contextlib
 import os
 import socket
+import threading
 import time
 
 import pytest
 
-from harness import FULL, Recorder, outcome, pattern, piped, recv_exactly, spin, tls_pair
+from harness import (
+    FREE_THREADED,
+    FULL,
+    Recorder,
+    connect,
+    outcome,
+    pattern,
+    piped,
+    recv_exactly,
+    scaled,
+    spin,
+    tls_pair,
+    unix_pair,
+)
 
 ASLEEP = 0.05  # after so many seconds the loop waits in the kernel
 
@@ -165,3 +179,47 @@ def test_watching_ends_while_the_loop_sleeps(run, loop, elsewhere, both):
                 assert loop.remove_writer(near)
 
     run(main())
+
+
+@pytest.mark.skipif(not FREE_THREADED, reason="with a GIL the threads take turns")
+def test_two_threads_are_the_first_to_write(run, loop):
+    """The backend has to know of a transport before either of them sends."""
+    loop.set_debug(False)
+    offered, taken, over = [], [], threading.Event()
+
+    def write(transport, data):
+        transport.write(data)
+        transport.get_write_buffer_size()  # what was written leaves now
+
+    def other_thread():
+        while not over.is_set():
+            if offered:
+                taken.append(offered.pop())
+                write(taken[0], b"b")
+
+    class Offering(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            offered.append(transport)
+            while not taken:
+                pass
+            write(transport, b"a")
+
+    async def main():
+        for _ in range(scaled(10_000)):
+            near, far = unix_pair()
+            with far:
+                transport, protocol = await connect(near, Offering(loop))
+                assert sorted(recv_exactly(far, 2)) == [*b"ab"]
+                assert not protocol.lost.done()
+                transport.abort()
+                await protocol.lost
+            taken.clear()
+
+    other = threading.Thread(target=other_thread)
+    other.start()
+    try:
+        run(main())
+    finally:
+        over.set()
+        other.join()

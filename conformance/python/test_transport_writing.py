@@ -1,5 +1,6 @@
 """The TCP transport: what write takes, when it leaves, and in which order."""
 
+import contextvars
 import socket
 
 import pytest
@@ -235,3 +236,54 @@ def test_a_write_is_seen_by_blocking_code_of_the_same_callback(loop, run):
             await loop.run_in_executor(None, recv_exactly, peer, 3)
 
     run(main())
+
+
+VARIABLE = contextvars.ContextVar("VARIABLE")
+
+
+class Farewell:
+    """Does something when it goes."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def __del__(self):
+        self.act()
+
+
+def last_kept_by_a_context(loop, act):
+    """It goes when the loop is done with the context of a callback, behind the callback."""
+    loop.call_soon(lambda: VARIABLE.set(Farewell(act)))
+
+
+def last_kept_by_a_timer(loop, act):
+    """It goes when the loop takes cancelled timers out, before it waits."""
+
+    def callback():
+        context = contextvars.Context()
+        context.run(VARIABLE.set, Farewell(act))
+        loop.call_later(1000, pytest.fail, context=context).cancel()
+        # asyncio holds on to the last one until it has waited.
+        loop.call_later(2000, pytest.fail).cancel()
+
+    loop.call_soon(callback)
+
+
+@pytest.mark.parametrize("how", ["at once", "in a callback", "in a timer"])
+@pytest.mark.parametrize("last_kept", [last_kept_by_a_context, last_kept_by_a_timer])
+def test_the_last_words_of_an_object_just_before_the_loop_waits(run, loop, last_kept, how):
+    async def main():
+        async with piped() as (transport, _, peer):
+            acts = {
+                "at once": lambda: transport.write(b"bye"),
+                "in a callback": lambda: loop.call_soon(transport.write, b"bye"),
+                "in a timer": lambda: loop.call_later(0.001, transport.write, b"bye"),
+            }
+            await spin(3)
+            peer.settimeout(2)
+            last_kept(loop, acts[how])
+            # No timer of ours wakes the loop.
+            assert await loop.run_in_executor(None, recv_exactly, peer, 3) == b"bye"
+
+    # Callbacks share a context where the one around them is empty.
+    contextvars.Context().run(run, main())

@@ -56,7 +56,8 @@ class Loop(ProcessMethods):
         def _check_running(self) -> None: ...
         def _set_coroutine_origin_tracking(self, enabled: bool) -> None: ...
 
-    #: Signals were to wake this loop, so that its fd may be the wakeup fd.
+    #: Signals were to wake this loop, so that its fd may be the wakeup fd. The set below does not know it any more when
+    #: the garbage collector has asyncio's `__del__` close a loop: weak references are cleared before.
     _took_wakeup_fd = False
 
     def __init__(self, backend: str | None = None) -> None:

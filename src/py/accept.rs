@@ -34,8 +34,8 @@ pub fn accept_all(this: &Bound<'_, EventLoop>, listener: &Listener<'_>) -> PyRes
         return accept_by_asyncio(this, listener);
     }
     let fd = fileno(&listener.sock)?;
-    for accepted_before in 0..=listener.backlog {
-        if accepted_before > 0 && !attempt::is_awaited(fd).unwrap_or(true) {
+    for attempts in 0..=listener.backlog {
+        if attempts > 0 && !attempt::is_awaited(fd).unwrap_or(true) {
             return Ok(());
         }
         match attempt::accept(fd) {

@@ -34,6 +34,7 @@ pub fn run(this: &Bound<'_, EventLoop>, item: Item, run: impl FnOnce(Item) -> Py
             Some(handle) => py.import("asyncio.base_events")?.invoke_method("_format_handle", (handle,))?,
             None => "<Handle StreamTransport._read_ready()>".into_pyobject(py)?.into_any(),
         };
+        // Programs may have put their own in this place, where asyncio's code looks for it.
         let logger = py.import("asyncio.base_events")?.getattr("logger")?;
         logger.invoke_method("warning", ("Executing %s took %.3f seconds", what, took))?;
     }

@@ -8,7 +8,8 @@ use super::event_loop::EventLoop;
 use super::handle::{self, HandleTypes};
 use super::state::{Item, State};
 
-/// After so many callbacks that wait in the inbox, the thread that brings more lets others run.
+/// After so many callbacks that wait to be run (in the inbox; with a GIL, in the ready queue), a thread that brings more
+/// lets others run.
 const CROWD: usize = 1024;
 
 impl EventLoop {

@@ -5,7 +5,7 @@
 //! | `event_loop.rs` | the base class of `zloop.Loop`: state and cold methods |
 //! | `enqueue.rs` | where work enters the loop's queues |
 //! | `hot.rs` | `call_soon` and what else programs call millions of times |
-//! | `classes.rs` | the classes of asyncio's that the loop makes objects of
+//! | `classes.rs` | the classes of asyncio's that the loop makes objects of |
 //! | `backends.rs` | which backends there are, for loops and for the doctor |
 //! | `run.rs`, `debug.rs` | the run cycle; its slow twin in debug mode |
 //! | `state.rs` | what a loop owns |

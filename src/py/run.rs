@@ -122,7 +122,9 @@ impl<'py> Turn<'_, 'py> {
         let mut events = self.events.take().unwrap_or_else(|| Events::with_limit(EVENTS));
         let now = EventLoop::now(self.this)?;
         let (wait, backend) = core.state.with(py, |state| {
-            let wait = state.sched.wait(|| now, core.is_stopping() || !state.again.is_empty());
+            // Whatever ended since the last flush may have written, as a cancelled timer's context: that leaves next turn.
+            let more = !state.again.is_empty() || !state.dirty.is_empty();
+            let wait = state.sched.wait(|| now, core.is_stopping() || more);
             state.called = false;
             (wait, state.backend.take())
         });

@@ -31,7 +31,7 @@ pub fn add<'py>(
     let core = this.get();
     core.check_open()?;
     let file = fd;
-    let fd = fileno(file)?;
+    let fd = number_of(file)?;
     let handle = new_watcher(this, &function, &args)?;
     let old = core
         .state
@@ -52,7 +52,7 @@ pub fn remove(this: &Bound<'_, EventLoop>, fd: &Bound<'_, PyAny>, direction: Int
     if core.check_open().is_err() {
         return Ok(false);
     }
-    let fd = match fileno(fd) {
+    let fd = match number_of(fd) {
         Ok(fd) => fd,
         // No file can have that number, so nobody watches it.
         Err(error) if error.is_instance_of::<PyOverflowError>(py) => return Ok(false),
@@ -302,7 +302,7 @@ fn cancel(py: Python<'_>, waiter: Option<Waiter>) -> PyResult<()> {
 }
 
 /// The fd of an int or of an object with `fileno()`, with the errors of `selectors`.
-fn fileno(fd: &Bound<'_, PyAny>) -> PyResult<RawFd> {
+fn number_of(fd: &Bound<'_, PyAny>) -> PyResult<RawFd> {
     let number = if fd.is_instance_of::<PyInt>() && fd.ge(0)? {
         fd.clone()
     } else {

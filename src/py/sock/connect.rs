@@ -67,7 +67,8 @@ pub fn accept<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> 
         if !address::is_known(family_of(&sock)?) || !never_blocks(&sock)? {
             return Ok(Tried::Unknown);
         }
-        if !attempt::is_awaited(fd).unwrap_or(true) {
+        // One that does not listen is awaited by nobody ever: it gets the kernel's error instead of waiting.
+        if !attempt::is_awaited(fd).unwrap_or(true) && attempt::listens(fd) {
             return Ok(Tried::Wait(Interest::READ));
         }
         match attempt::accept(fd) {

@@ -10,9 +10,8 @@ use zloop_backends::{Interest, attempt};
 
 use super::super::event_loop::EventLoop;
 use super::super::native::Args;
-use super::super::transport::fileno;
 use super::super::{errors, watch};
-use super::Answer;
+use super::{Answer, given_fd};
 
 /// A part of a file.
 pub struct Part {
@@ -68,10 +67,7 @@ pub fn send<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
     let py = slf.py();
     let this = slf.cast::<EventLoop>()?;
     let part = Part::of(args, 1)?;
-    let to: RawFd = match args.get(0) {
-        Some(sock) => fileno(&sock)?,
-        None => -1,
-    };
+    let to = given_fd(args)?;
     let progress = part.send(py, to)?;
     let waiter = if progress.blocked { Some(watch::wait(this, to, Interest::WRITE)?) } else { None };
     Ok((progress.sent, waiter).into_pyobject(py)?.into_any())

@@ -111,6 +111,11 @@ fn plain_fd(sock: &Bound<'_, PyAny>) -> PyResult<Option<RawFd>> {
     Ok((fd >= 0).then_some(fd))
 }
 
+/// The fd of the socket that a method was called with; without one, a number that no file has.
+fn given_fd(args: Args<'_, '_>) -> PyResult<RawFd> {
+    args.get(0).map_or(Ok(-1), |sock| fileno(&sock))
+}
+
 /// Whether a socket is in non-blocking mode: one with a timeout is not, whatever the kernel thinks.
 fn never_blocks(sock: &Bound<'_, PyAny>) -> PyResult<bool> {
     let timeout = sock.invoke_method(intern!(sock.py(), "gettimeout"), ())?;
@@ -119,11 +124,7 @@ fn never_blocks(sock: &Bound<'_, PyAny>) -> PyResult<bool> {
 
 fn wait_writable<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
     let this = slf.cast::<EventLoop>()?;
-    let fd: RawFd = match args.get(0) {
-        Some(sock) => fileno(&sock)?,
-        None => -1,
-    };
-    watch::wait(this, fd, Interest::WRITE)
+    watch::wait(this, given_fd(args)?, Interest::WRITE)
 }
 
 fn stop_waiting<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {

@@ -421,15 +421,17 @@ fn swap_source(conn: Conn<'_, '_>) {
     });
 }
 
-/// Has the backend report the fd, from the first use on: nothing is read before `connection_made` has been called.
+/// Has the backend report the fd, from the first use on: nothing is read before `connection_made` has been called. Whoever
+/// finds it attached, in whichever thread, finds it in the backend's table.
 fn attach(conn: Conn<'_, '_>) -> io::Result<()> {
     let fd = conn.stream.get().fd;
-    let Some(token) = conn.state(|state| state.token.filter(|_| !std::mem::replace(&mut state.attached, true))) else {
-        return Ok(());
-    };
-    let attached = conn.event_loop.get().state.with(conn.py(), |state| state.backend()?.attach(fd, token));
-    conn.state(|state| state.attached = attached.is_ok());
-    attached
+    conn.state(|state| {
+        if let Some(token) = state.token.filter(|_| !state.attached) {
+            conn.event_loop.get().state.with(conn.py(), |owner| owner.backend()?.attach(fd, token))?;
+            state.attached = true;
+        }
+        Ok(())
+    })
 }
 
 /// Takes the transport out again, before its fd is closed. Bytes that the kernel still sends stay behind.
