@@ -98,9 +98,11 @@ pub fn flush_written(transport: &Bound<'_, PyAny>) -> PyResult<bool> {
 }
 
 /// Hands the queue to the kernel as far as it takes it, and has the file watched if that is not all.
-fn flush(end: End<'_, '_>) -> PyResult<()> {
-    let written = end.state(|state| if state.blocked { Ok(true) } else { put_all(end, state) });
-    match written {
+pub fn flush(end: End<'_, '_>) -> PyResult<()> {
+    if end.state(|state| state.blocked || state.queue.is_empty()) {
+        return Ok(());
+    }
+    match put_all(end)? {
         Ok(true) => Ok(()),
         Ok(false) => {
             end.state(|state| state.blocked = true);
@@ -110,14 +112,20 @@ fn flush(end: End<'_, '_>) -> PyResult<()> {
     }
 }
 
-/// Writes what is in the queue; false if the kernel has no room for all of it.
-fn put_all(end: End<'_, '_>, state: &mut State) -> io::Result<bool> {
-    while !state.queue.is_empty() {
-        if !put(end, state)? {
-            return Ok(false);
-        }
+/// Writes what is in the queue; false if the kernel has no room for all of it. Never to others who have the number by now:
+/// the program may have closed the file since it wrote.
+fn put_all(end: End<'_, '_>) -> PyResult<io::Result<bool>> {
+    if !end.is_open()? {
+        return Ok(Err(io::Error::from_raw_os_error(libc::EBADF)));
     }
-    Ok(true)
+    Ok(end.state(|state| {
+        while !state.queue.is_empty() {
+            if !put(end, state)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }))
 }
 
 /// Another thread writes, which it should not, while the loop waits: the loop wakes up, and has the file watched.
@@ -167,7 +175,7 @@ fn broken(end: End<'_, '_>, error: &io::Error) -> PyResult<()> {
 
 fn write_ready<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     act(slf, |end| {
-        if let Err(error) = end.state(|state| put_all(end, state)) {
+        if let Err(error) = put_all(end)? {
             return broken(end, &error);
         }
         let (empty, resume, closing) = end.state(|state| {
