@@ -165,7 +165,8 @@ pub struct State {
     pub task_factory: Option<Py<PyAny>>,
 }
 
-/// Another thread waits in the backend. Asyncio has these words for it in debug mode.
+/// The backend is away: another thread waits in it, for which asyncio has these words in debug mode, or the loop is closed,
+/// which whoever asks for the backend finds out by `check_open`.
 #[derive(Debug)]
 pub struct Elsewhere;
 

@@ -378,7 +378,12 @@ fn close(end: End<'_, '_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
         end.stop_watching(Interest::WRITE)?;
     }
     end.stop_watching(Interest::READ)?;
-    if first { end.call_soon("_call_connection_lost", PyTuple::new(end.py(), [error])?) } else { Ok(()) }
+    if !first {
+        return Ok(());
+    }
+    let told = end.call_soon("_call_connection_lost", PyTuple::new(end.py(), [error])?);
+    // Refused, as on a closed loop, it is refused again to who asks again.
+    told.inspect_err(|_| end.state(|state| state.ended = false))
 }
 
 fn call_connection_lost<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {

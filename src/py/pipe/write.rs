@@ -133,6 +133,11 @@ fn put_all(end: End<'_, '_>) -> PyResult<io::Result<bool>> {
 fn leave_to_loop(end: End<'_, '_>, error: PyErr) -> PyResult<()> {
     let core = end.event_loop.get();
     if !core.runs() || core.runs_here() {
+        // It cannot be watched, or the loop is closed: as on asyncio, what has not left is not kept.
+        let _garbage = end.state(|state| {
+            state.blocked = false;
+            state.queue.take_all()
+        });
         return Err(error);
     }
     if !end.state(|state| std::mem::replace(&mut state.dirty, true)) {

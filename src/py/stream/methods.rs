@@ -152,6 +152,7 @@ fn resume_reading<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
             (state.readable, std::mem::replace(&mut state.context, context))
         });
         hold(conn);
+        conn.event_loop.get().check_open()?;
         attach(conn).map_err(|error| errors::os_error(py, &error))?;
         if readable {
             look_again(conn);

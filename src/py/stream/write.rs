@@ -11,7 +11,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
-use zloop_backends::{AnyBackend, Backend, Interest, MAX_SLICES, Sent, Token};
+use zloop_backends::{AnyBackend, Backend, Interest, MAX_SLICES, Sent, Token, attempt};
 
 use super::super::event_loop::EventLoop;
 use super::super::state::Elsewhere;
@@ -36,7 +36,7 @@ pub fn write_owned(conn: Conn<'_, '_>, data: PyBackedBytes) -> PyResult<()> {
     if data.is_empty() {
         return Ok(());
     }
-    add(conn, |queue| queue.push(data))
+    add(conn, |queue| queue.push(data)).or_else(|error| forget_late(conn, error))
 }
 
 /// `transport.writelines(list_of_data)`.
@@ -196,7 +196,10 @@ pub fn flush(conn: Conn<'_, '_>) -> PyResult<()> {
         match send(conn) {
             Ok(Flushed::Rest) => {}
             Ok(Flushed::Stop) => break,
-            Err(error) if Elsewhere::is(&error) && conn.event_loop.get().runs() => {
+            Err(error) if Elsewhere::is(&error) => {
+                if conn.event_loop.get().check_open().is_err() {
+                    return send_late(conn);
+                }
                 leave_to_loop(conn);
                 break;
             }
@@ -213,6 +216,42 @@ fn leave_to_loop(conn: Conn<'_, '_>) {
     if !conn.state(|state| std::mem::replace(&mut state.dirty, true)) {
         conn.event_loop.get().mark_dirty(conn.py(), conn.transport.clone().unbind());
     }
+}
+
+/// The loop is closed. The kernel may take bytes all the same, as on asyncio; nobody will say when it takes more.
+#[cold]
+fn send_late(conn: Conn<'_, '_>) -> PyResult<()> {
+    let fd = conn.stream.get().fd;
+    let sent = conn.state(|state| {
+        while !state.queue.is_empty() {
+            let mut head = [IoSlice::new(&[])];
+            state.queue.gather(&mut head);
+            let count = attempt::send(fd, &head)?;
+            // Plain bytes: dropping them runs no code.
+            state.queue.advance(count, drop);
+        }
+        Ok::<_, io::Error>(())
+    });
+    match sent {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            conn.state(|state| state.blocked = true);
+            conn.event_loop.get().check_open()
+        }
+        Err(error) => broken(conn, &error),
+    }
+}
+
+/// A `write()` failed. If that is because the loop is closed, asyncio keeps nothing of it; of `writelines()` it does.
+#[cold]
+fn forget_late(conn: Conn<'_, '_>, error: PyErr) -> PyResult<()> {
+    if conn.event_loop.get().check_open().is_err() {
+        let _garbage = conn.state(|state| {
+            state.blocked = false;
+            if state.in_flight { Default::default() } else { state.queue.take_all() }
+        });
+    }
+    Err(error)
 }
 
 /// Flushes without leaving bytes to the backend that the kernel would take now: for callers that need to know.
