@@ -150,7 +150,8 @@ pub struct State {
     pub sources: Slots<Source>,
     /// Who owns an fd: its watch or its stream transport.
     pub fds: HashMap<RawFd, Token, BuildHasherDefault<SpreadFd>>,
-    /// Stream transports and TLS protocols that the last callbacks have written to, and that have not sent it.
+    /// Transports and TLS protocols that the last callbacks have written to, and that may not have sent it. Each is on it once,
+    /// as its own `dirty` says, until the callback returns, even if somebody has had it send before.
     pub dirty: VecDeque<Py<PyAny>>,
     /// Stream transports to look at again in the next turn: behind what is ready by then, where a wait would report them.
     pub again: Vec<Token>,
@@ -160,6 +161,8 @@ pub struct State {
     pub untold: Vec<(RawFd, Token)>,
     /// There have been transports that asyncio's own table knows.
     pub has_datagrams: bool,
+    /// There have been TLS sessions that the transports below them do not lead to.
+    pub has_stray_tls: bool,
     /// How much the last `sock_recv` brought.
     pub sock_read: ReadSize,
     pub task_factory: Option<Py<PyAny>>,

@@ -76,15 +76,16 @@ fn added(end: End<'_, '_>) -> PyResult<()> {
     pause_if_full(end)
 }
 
-/// Writes what the last callback has left to be written, if this is a pipe; says whether it is.
-pub fn flush_written(transport: &Bound<'_, PyAny>) -> PyResult<bool> {
+/// Writes what the last callback has left to be written, if this is a pipe; says whether it is. It may stay `listed` among
+/// those to flush.
+pub fn flush_written(transport: &Bound<'_, PyAny>, listed: bool) -> PyResult<bool> {
     let py = transport.py();
     if !Types::get(py)?.writer.holds(transport) {
         return Ok(false);
     }
     with_end(transport, |end| {
         let (context, unwatched) = end.state(|state| {
-            state.dirty = false;
+            state.dirty &= listed;
             (state.context.bind(py).clone(), state.blocked && !state.queue.is_empty())
         });
         let outcome = context::run(&context, || {
