@@ -6,6 +6,7 @@ import gc
 import os
 import socket
 import subprocess
+import time
 import weakref
 
 import pytest
@@ -19,6 +20,7 @@ from harness import (
     tcp_pair,
     tls_pair,
     unix_pair,
+    until,
 )
 
 
@@ -239,3 +241,115 @@ def test_asking_for_a_pipe_whose_reader_is_gone(compare):
         return loop.run_until_complete(main())
 
     compare(scenario)
+
+
+@pytest.mark.thread_unsafe(reason="measures time")
+def test_asking_costs_nothing_for_those_who_wrote_besides(run, loop):
+    """A callback that reaches for the socket of each of many clients must not look at all of them each time."""
+
+    async def main():
+        async with contextlib.AsyncExitStack() as stack:
+            made = [await stack.enter_async_context(piped(sockets=unix_pair)) for _ in range(200)]
+            transports = [transport for transport, _, _ in made]
+            shown = transports[0].get_extra_info("socket")
+            await spin(2)
+
+            def ask(writers) -> float:
+                for transport in writers:
+                    transport.write(b"x")
+                start = time.perf_counter()
+                for _ in range(100):
+                    shown.family  # noqa: B018
+                return time.perf_counter() - start
+
+            async def best(writers) -> float:
+                times = []
+                for _ in range(7):
+                    loop.call_soon(lambda: times.append(ask(writers)))
+                    await spin(2)
+                return min(times)
+
+            alone, in_a_crowd = await best(transports[:1]), await best(transports)
+            assert in_a_crowd < 4 * alone
+            for _, _, peer in made[1:]:
+                assert recv_exactly(peer, 7) == b"x" * 7
+
+    run(main())
+
+
+def test_asking_again_and_again_fills_no_list(run, loop, loop_factory, certificates):
+    async def main():
+        async with writing_to_pipe() as (pipe, _, reading):
+            (client, protocol), (server, other) = await tls_pair(loop, certificates)
+            sock = client.get_extra_info("socket")
+            await spin(2)
+            listed = []
+            for _ in range(20):
+                pipe.write(b"p")
+                client.write(b"t")
+                assert sock.fileno() > 0
+                if loop_factory.is_zloop:
+                    listed.append(loop._stats()["dirty"])
+                    loop._send_written()
+                    listed.append(loop._stats()["dirty"])
+            assert max(listed, default=0) <= 3  # the pipe, the session, the stream
+            await until(lambda: other.data == b"t" * 20)
+            assert os.read(reading, 100) == b"p" * 20
+            client.abort()
+            await protocol.lost
+            await other.lost
+
+    run(main())
+
+
+class Between(asyncio.Protocol):
+    """A protocol of the program's between a transport and a TLS session."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def data_received(self, data):
+        if isinstance(self.inner, asyncio.BufferedProtocol):
+            while data:
+                room = self.inner.get_buffer(len(data))
+                part = data[: len(room)]
+                room[: len(part)] = part
+                self.inner.buffer_updated(len(part))
+                data = data[len(part) :]
+        else:
+            self.inner.data_received(data)
+
+    def connection_lost(self, exc):
+        self.inner.connection_lost(exc)
+
+
+@pytest.mark.parametrize("way", ["twice", "hidden"])
+def test_whatever_is_between_the_session_and_the_socket(run, loop, certificates, way):
+    """TLS in TLS, and a session behind a protocol of the program's."""
+
+    async def main():
+        (client, protocol), (server, other) = await tls_pair(loop, certificates)
+        sock = client.get_extra_info("socket")
+        outer = client, server
+        if way == "twice":
+            protocol, other = Recorder(loop), Recorder(loop)
+            client, server = await asyncio.gather(
+                loop.start_tls(
+                    client, protocol, certificates.client(), server_hostname="localhost"
+                ),
+                loop.start_tls(server, other, certificates.server(), server_side=True),
+            )
+        else:
+            below = client._ssl_protocol._transport
+            below.set_protocol(Between(below.get_protocol()))
+        await spin(2)
+        client.write(b"header;")
+        sock.shutdown(socket.SHUT_WR)
+        await until(lambda: other.data == b"header;")
+        for transport in (client, server, *outer):
+            transport.abort()
+        await protocol.lost
+        await other.lost
+        await spin(3)
+
+    run(main())

@@ -150,7 +150,8 @@ pub struct State {
     pub sources: Slots<Source>,
     /// Who owns an fd: its watch or its stream transport.
     pub fds: HashMap<RawFd, Token, BuildHasherDefault<SpreadFd>>,
-    /// Stream transports and TLS protocols that the last callbacks have written to, and that have not sent it.
+    /// Transports and TLS protocols that the last callbacks have written to, and that may not have sent it. Each is on it once,
+    /// as its own `dirty` says, until the callback returns, even if somebody has had it send before.
     pub dirty: VecDeque<Py<PyAny>>,
     /// Stream transports to look at again in the next turn: behind what is ready by then, where a wait would report them.
     pub again: Vec<Token>,
@@ -160,12 +161,15 @@ pub struct State {
     pub untold: Vec<(RawFd, Token)>,
     /// There have been transports that asyncio's own table knows.
     pub has_datagrams: bool,
+    /// There have been TLS sessions that the transports below them do not lead to.
+    pub has_stray_tls: bool,
     /// How much the last `sock_recv` brought.
     pub sock_read: ReadSize,
     pub task_factory: Option<Py<PyAny>>,
 }
 
-/// Another thread waits in the backend. Asyncio has these words for it in debug mode.
+/// The backend is away: another thread waits in it, for which asyncio has these words in debug mode, or the loop is closed,
+/// which whoever asks for the backend finds out by `check_open`.
 #[derive(Debug)]
 pub struct Elsewhere;
 

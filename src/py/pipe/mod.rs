@@ -32,7 +32,7 @@ use super::event_loop::EventLoop;
 use super::native::{Args, Method, method};
 use super::state::Waiter;
 use super::transport::{Answer, TransportType, explain, fileno, flag, none, required};
-use super::{context, errors, watch};
+use super::{call, context, errors, watch};
 use crate::io::{ReadSize, Watermark, WriteQueue};
 use crate::py::invoke::Invoke;
 
@@ -101,6 +101,18 @@ impl<'py> End<'_, 'py> {
         self.event_loop.get().is_debug()
     }
 
+    /// Whether the fd is the file's still. Once the program has closed the file, the number may be any other's.
+    fn is_open(self) -> PyResult<bool> {
+        let Some(pipe) = self.state(|state| state.pipe.as_ref().map(|pipe| pipe.bind(self.py()).clone())) else {
+            return Ok(false);
+        };
+        match fileno(&pipe) {
+            Ok(fd) => Ok(fd == self.fd()),
+            Err(error) if call::escapes(self.py(), &error) => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
     /// Has `transport.<method>()` called whenever the file is ready in this direction.
     fn watch(self, direction: Interest, method: &str) -> PyResult<()> {
         let fd = self.fd().into_pyobject(self.py())?.into_any();
@@ -112,6 +124,16 @@ impl<'py> End<'_, 'py> {
     fn unwatch(self, direction: Interest) -> PyResult<()> {
         let fd = self.fd().into_pyobject(self.py())?.into_any();
         watch::remove(self.event_loop, &fd, direction).map(drop)
+    }
+
+    /// Takes the transport's own watch out; never that of others who have the number by now.
+    fn stop_watching(self, direction: Interest) -> PyResult<()> {
+        if self.is_open()? {
+            return self.unwatch(direction);
+        }
+        let method =
+            self.transport.getattr(if direction == Interest::READ { "_read_ready" } else { "_write_ready" })?;
+        watch::remove_method(self.event_loop, self.fd(), direction, &method)
     }
 
     fn call_soon(self, method: &str, args: Bound<'py, PyTuple>) -> PyResult<()> {
@@ -313,6 +335,8 @@ fn set_pipe<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
         return Err(PyAttributeError::new_err("_pipe can only be set to None"));
     }
     act(slf, |end| {
+        // What was written before has been written by now on asyncio.
+        write::flush(end)?;
         let _pipe = end.state(|state| state.pipe.take());
         Ok(())
     })
@@ -351,10 +375,15 @@ fn close(end: End<'_, '_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
         (std::mem::take(&mut state.blocked), first, state.queue.take_all())
     });
     if blocked {
-        end.unwatch(Interest::WRITE)?;
+        end.stop_watching(Interest::WRITE)?;
     }
-    end.unwatch(Interest::READ)?;
-    if first { end.call_soon("_call_connection_lost", PyTuple::new(end.py(), [error])?) } else { Ok(()) }
+    end.stop_watching(Interest::READ)?;
+    if !first {
+        return Ok(());
+    }
+    let told = end.call_soon("_call_connection_lost", PyTuple::new(end.py(), [error])?);
+    // Refused, as on a closed loop, it is refused again to who asks again.
+    told.inspect_err(|_| end.state(|state| state.ended = false))
 }
 
 fn call_connection_lost<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {

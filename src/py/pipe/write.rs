@@ -76,15 +76,16 @@ fn added(end: End<'_, '_>) -> PyResult<()> {
     pause_if_full(end)
 }
 
-/// Writes what the last callback has left to be written, if this is a pipe; says whether it is.
-pub fn flush_written(transport: &Bound<'_, PyAny>) -> PyResult<bool> {
+/// Writes what the last callback has left to be written, if this is a pipe; says whether it is. It may stay `listed` among
+/// those to flush.
+pub fn flush_written(transport: &Bound<'_, PyAny>, listed: bool) -> PyResult<bool> {
     let py = transport.py();
     if !Types::get(py)?.writer.holds(transport) {
         return Ok(false);
     }
     with_end(transport, |end| {
         let (context, unwatched) = end.state(|state| {
-            state.dirty = false;
+            state.dirty &= listed;
             (state.context.bind(py).clone(), state.blocked && !state.queue.is_empty())
         });
         let outcome = context::run(&context, || {
@@ -98,9 +99,11 @@ pub fn flush_written(transport: &Bound<'_, PyAny>) -> PyResult<bool> {
 }
 
 /// Hands the queue to the kernel as far as it takes it, and has the file watched if that is not all.
-fn flush(end: End<'_, '_>) -> PyResult<()> {
-    let written = end.state(|state| if state.blocked { Ok(true) } else { put_all(end, state) });
-    match written {
+pub fn flush(end: End<'_, '_>) -> PyResult<()> {
+    if end.state(|state| state.blocked || state.queue.is_empty()) {
+        return Ok(());
+    }
+    match put_all(end)? {
         Ok(true) => Ok(()),
         Ok(false) => {
             end.state(|state| state.blocked = true);
@@ -110,14 +113,20 @@ fn flush(end: End<'_, '_>) -> PyResult<()> {
     }
 }
 
-/// Writes what is in the queue; false if the kernel has no room for all of it.
-fn put_all(end: End<'_, '_>, state: &mut State) -> io::Result<bool> {
-    while !state.queue.is_empty() {
-        if !put(end, state)? {
-            return Ok(false);
-        }
+/// Writes what is in the queue; false if the kernel has no room for all of it. Never to others who have the number by now:
+/// the program may have closed the file since it wrote.
+fn put_all(end: End<'_, '_>) -> PyResult<io::Result<bool>> {
+    if !end.is_open()? {
+        return Ok(Err(io::Error::from_raw_os_error(libc::EBADF)));
     }
-    Ok(true)
+    Ok(end.state(|state| {
+        while !state.queue.is_empty() {
+            if !put(end, state)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }))
 }
 
 /// Another thread writes, which it should not, while the loop waits: the loop wakes up, and has the file watched.
@@ -125,6 +134,11 @@ fn put_all(end: End<'_, '_>, state: &mut State) -> io::Result<bool> {
 fn leave_to_loop(end: End<'_, '_>, error: PyErr) -> PyResult<()> {
     let core = end.event_loop.get();
     if !core.runs() || core.runs_here() {
+        // It cannot be watched, or the loop is closed: as on asyncio, what has not left is not kept.
+        let _garbage = end.state(|state| {
+            state.blocked = false;
+            state.queue.take_all()
+        });
         return Err(error);
     }
     if !end.state(|state| std::mem::replace(&mut state.dirty, true)) {
@@ -167,7 +181,7 @@ fn broken(end: End<'_, '_>, error: &io::Error) -> PyResult<()> {
 
 fn write_ready<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
     act(slf, |end| {
-        if let Err(error) = end.state(|state| put_all(end, state)) {
+        if let Err(error) = put_all(end)? {
             return broken(end, &error);
         }
         let (empty, resume, closing) = end.state(|state| {

@@ -8,7 +8,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
 use super::super::native::{Args, Method, method};
-use super::super::tls::TlsProtocol;
+use super::super::tls::{TlsProtocol, note_replaced};
 use super::super::transport::{Answer, flag, is_buffered, log, none, required, set_limits, warn};
 use super::super::{context, errors};
 use super::feed::Stock;
@@ -152,6 +152,7 @@ fn resume_reading<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
             (state.readable, std::mem::replace(&mut state.context, context))
         });
         hold(conn);
+        conn.event_loop.get().check_open()?;
         attach(conn).map_err(|error| errors::os_error(py, &error))?;
         if readable {
             look_again(conn);
@@ -210,10 +211,11 @@ pub fn set_protocol_of(conn: Conn<'_, '_>, protocol: &Bound<'_, PyAny>) -> PyRes
         Kind::Bytes
     };
     let protocol = protocol.clone().unbind();
-    let _old = conn.state(|state| {
+    let old = conn.state(|state| {
         state.kind = kind;
         state.protocol.replace(protocol)
     });
+    note_replaced(conn.event_loop, old);
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
-use zloop_backends::{AnyBackend, Backend, Interest, MAX_SLICES, Sent, Token};
+use zloop_backends::{AnyBackend, Backend, Interest, MAX_SLICES, Sent, Token, attempt};
 
 use super::super::event_loop::EventLoop;
 use super::super::state::Elsewhere;
@@ -36,7 +36,7 @@ pub fn write_owned(conn: Conn<'_, '_>, data: PyBackedBytes) -> PyResult<()> {
     if data.is_empty() {
         return Ok(());
     }
-    add(conn, |queue| queue.push(data))
+    add(conn, |queue| queue.push(data)).or_else(|error| forget_late(conn, error))
 }
 
 /// `transport.writelines(list_of_data)`.
@@ -120,13 +120,7 @@ fn add(conn: Conn<'_, '_>, push: impl FnOnce(&mut WriteQueue<PyBackedBytes>)) ->
 pub fn flush_dirty(this: &Bound<'_, EventLoop>) -> PyResult<()> {
     let py = this.py();
     while let Some(transport) = this.get().state.with(py, |state| state.dirty.pop_front()) {
-        if !is_native(transport.bind(py))? {
-            if !pipe::flush_written(transport.bind(py))? {
-                tls::flush_written(transport.bind(py))?;
-            }
-            continue;
-        }
-        let outcome = with_conn(transport.bind(py), |conn| {
+        let outcome = serve(transport.bind(py), false, |conn| {
             conn.state(|state| state.dirty = false);
             flush(conn)?;
             if conn.state(|state| state.owes_news()) {
@@ -136,6 +130,22 @@ pub fn flush_dirty(this: &Bound<'_, EventLoop>) -> PyResult<()> {
         });
         // Like any callback's, an exception of the protocol must not end the loop.
         outcome.or_else(|error| run::report(this, "StreamTransport._flush()", error))?;
+    }
+    Ok(())
+}
+
+/// Does `stream` for one of the list if that is a stream transport; a pipe transport or a TLS session lets go of what was
+/// written to it, and stays `listed` if it is to.
+fn serve<'py>(
+    written: &Bound<'py, PyAny>,
+    listed: bool,
+    stream: impl FnOnce(Conn<'_, 'py>) -> PyResult<()>,
+) -> PyResult<()> {
+    if is_native(written)? {
+        return with_conn(written, stream);
+    }
+    if !pipe::flush_written(written, listed)? {
+        tls::flush_written(written, listed)?;
     }
     Ok(())
 }
@@ -156,13 +166,18 @@ pub fn send_written(this: &Bound<'_, EventLoop>) -> PyResult<()> {
 }
 
 /// Has the kernel take now what it takes of what was written to this transport, if need be by way of TLS: for whoever
-/// reaches for the socket itself. From another thread that would come at any moment anyway.
+/// reaches for the socket itself. From another thread that would come at any moment anyway. A callback may do so for many
+/// transports: what was written to others waits for its end.
 pub fn send_first(conn: Conn<'_, '_>) -> PyResult<()> {
     let core = conn.event_loop.get();
     if core.runs() && !core.runs_here() {
         return Ok(());
     }
-    send_dirty(conn.event_loop)?;
+    if core.state.with(conn.py(), |state| state.has_stray_tls) {
+        send_dirty(conn.event_loop)?;
+    } else if let Some(protocol) = conn.protocol() {
+        tls::hand_down_all_to(&protocol)?;
+    }
     settle(conn)
 }
 
@@ -176,11 +191,7 @@ fn send_dirty(this: &Bound<'_, EventLoop>) -> PyResult<()> {
         this.get().state.with(py, |state| state.dirty.get(place).map(|written| written.bind(py).clone()))
     {
         place += 1;
-        if is_native(&written)? {
-            with_conn(&written, settle_soundly)?;
-        } else if !pipe::flush_written(&written)? {
-            tls::flush_written(&written)?;
-        }
+        serve(&written, true, settle_soundly)?;
     }
     Ok(())
 }
@@ -196,7 +207,10 @@ pub fn flush(conn: Conn<'_, '_>) -> PyResult<()> {
         match send(conn) {
             Ok(Flushed::Rest) => {}
             Ok(Flushed::Stop) => break,
-            Err(error) if Elsewhere::is(&error) && conn.event_loop.get().runs() => {
+            Err(error) if Elsewhere::is(&error) => {
+                if conn.event_loop.get().check_open().is_err() {
+                    return send_late(conn);
+                }
                 leave_to_loop(conn);
                 break;
             }
@@ -213,6 +227,42 @@ fn leave_to_loop(conn: Conn<'_, '_>) {
     if !conn.state(|state| std::mem::replace(&mut state.dirty, true)) {
         conn.event_loop.get().mark_dirty(conn.py(), conn.transport.clone().unbind());
     }
+}
+
+/// The loop is closed. The kernel may take bytes all the same, as on asyncio; nobody will say when it takes more.
+#[cold]
+fn send_late(conn: Conn<'_, '_>) -> PyResult<()> {
+    let fd = conn.stream.get().fd;
+    let sent = conn.state(|state| {
+        while !state.queue.is_empty() {
+            let mut head = [IoSlice::new(&[])];
+            state.queue.gather(&mut head);
+            let count = attempt::send(fd, &head)?;
+            // Plain bytes: dropping them runs no code.
+            state.queue.advance(count, drop);
+        }
+        Ok::<_, io::Error>(())
+    });
+    match sent {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            conn.state(|state| state.blocked = true);
+            conn.event_loop.get().check_open()
+        }
+        Err(error) => broken(conn, &error),
+    }
+}
+
+/// A `write()` failed. If that is because the loop is closed, asyncio keeps nothing of it; of `writelines()` it does.
+#[cold]
+fn forget_late(conn: Conn<'_, '_>, error: PyErr) -> PyResult<()> {
+    if conn.event_loop.get().check_open().is_err() {
+        let _garbage = conn.state(|state| {
+            state.blocked = false;
+            if state.in_flight { Default::default() } else { state.queue.take_all() }
+        });
+    }
+    Err(error)
 }
 
 /// Flushes without leaving bytes to the backend that the kernel would take now: for callers that need to know.

@@ -7,7 +7,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyString;
 
 use super::super::stream;
-use super::Session;
+use super::{Session, transport};
 use crate::py::invoke::Invoke;
 
 /// Hands it records. Ours takes them without a call.
@@ -18,6 +18,15 @@ pub fn write(session: Session<'_, '_>, data: PyBackedBytes) -> PyResult<()> {
         return stream::write_records(&below, data);
     }
     below.invoke_method(intern!(py, "write"), (data,)).map(drop)
+}
+
+/// Whether who has it finds the session: it is one of ours, a stream's or a session's, and talks to this one.
+pub fn leads_to(session: Session<'_, '_>) -> PyResult<bool> {
+    let Some(below) = session.object(|state| state.below.as_ref()) else { return Ok(false) };
+    if !stream::is_native(&below)? && !transport::is_native(&below)? {
+        return Ok(false);
+    }
+    Ok(below.invoke_method(intern!(session.py(), "get_protocol"), ())?.is(session.0))
 }
 
 /// Has it send what it can before something ends it.

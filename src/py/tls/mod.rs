@@ -46,7 +46,7 @@ use engine::Engine;
 
 pub use proof::tls_problem;
 pub use transport::register;
-pub use write::flush_written;
+pub use write::{flush_written, hand_down_all_to};
 
 /// asyncio's default marks, in bytes.
 const WRITE_HIGH: usize = 512 * 1024;
@@ -174,10 +174,11 @@ impl<'a, 'py> Session<'a, 'py> {
     fn set_protocol(self, protocol: &Bound<'py, PyAny>) -> PyResult<()> {
         let buffered = is_buffered(protocol)?;
         let protocol = protocol.clone().unbind();
-        let _old = self.state(|state| {
+        let old = self.state(|state| {
             state.buffered = buffered;
             state.protocol.replace(protocol)
         });
+        note_replaced(self.event_loop(), old);
         Ok(())
     }
 
@@ -315,6 +316,9 @@ impl TlsProtocol {
     fn connection_made(slf: &Bound<'_, Self>, transport: Bound<'_, PyAny>) -> PyResult<()> {
         let below = transport.unbind();
         let _old = Session(slf).state(|state| state.below.replace(below));
+        if !below::leads_to(Session(slf))? {
+            note_stray(Session(slf).event_loop());
+        }
         handshake::start(Session(slf))
     }
 
@@ -468,6 +472,18 @@ impl State {
             began: None,
         }
     }
+}
+
+/// A transport has another protocol than this from here on. If this is a session, the transport leads to it no more.
+pub fn note_replaced(event_loop: &Bound<'_, EventLoop>, old: Option<Py<PyAny>>) {
+    if old.is_some_and(|old| old.bind(event_loop.py()).is_exact_instance_of::<TlsProtocol>()) {
+        note_stray(event_loop);
+    }
+}
+
+#[cold]
+fn note_stray(event_loop: &Bound<'_, EventLoop>) {
+    event_loop.get().state.with(event_loop.py(), |state| state.has_stray_tls = true);
 }
 
 /// Bytes of the peer have come, or may be looked at again: what they are good for depends on the phase.

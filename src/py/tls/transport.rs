@@ -62,6 +62,11 @@ fn transport_type(py: Python<'_>) -> PyResult<&'static TransportType> {
     })
 }
 
+/// Whether this is such a transport.
+pub fn is_native(transport: &Bound<'_, PyAny>) -> PyResult<bool> {
+    Ok(transport_type(transport.py())?.holds(transport))
+}
+
 /// Adds both classes to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<TlsProtocol>()?;

@@ -60,15 +60,37 @@ fn drop_late(session: Session<'_, '_>) -> PyResult<()> {
     log(session.py(), "warning", ("SSL connection is closed",))
 }
 
-/// The callback that wrote has returned. The loop calls it for all that were written to; says whether this is a session.
-pub fn flush_written(written: &Bound<'_, PyAny>) -> PyResult<bool> {
+/// The callback that wrote has returned. The loop calls it for all that were written to; says whether this is a session. It
+/// may stay `listed` among those.
+pub fn flush_written(written: &Bound<'_, PyAny>, listed: bool) -> PyResult<bool> {
     let Ok(this) = written.cast_exact::<TlsProtocol>() else { return Ok(false) };
     let session = Session(this);
-    if !session.state(|state| std::mem::take(&mut state.dirty)) {
+    let dirty = session.state(|state| {
+        let dirty = state.dirty;
+        state.dirty &= listed;
+        dirty
+    });
+    if !dirty {
         return Ok(true);
     }
     settle(session).or_else(|error| run::report(session.event_loop(), "SSLTransport._flush()", error))?;
     Ok(true)
+}
+
+/// Brings what was written to the sessions above a transport, whose protocol this is, down to that transport. They stay
+/// on the loop's list.
+pub fn hand_down_all_to(protocol: &Bound<'_, PyAny>) -> PyResult<()> {
+    let mut sessions: Vec<Bound<'_, TlsProtocol>> = Vec::new();
+    let mut next = Some(protocol.clone());
+    while let Some(Ok(session)) = next.take().map(|protocol| protocol.cast_into_exact::<TlsProtocol>()) {
+        // A program could make one its own protocol.
+        if sessions.iter().all(|known| !known.is(&session)) {
+            next = Session(&session).protocol();
+            sessions.push(session);
+        }
+    }
+    // What leaves the uppermost passes through all others.
+    sessions.iter().rev().try_for_each(|session| flush_written(session.as_any(), true).map(drop))
 }
 
 /// Makes records of what waits, for callers that need to know how much is left.
