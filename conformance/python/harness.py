@@ -282,6 +282,20 @@ def unix_pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair()
 
 
+@contextlib.contextmanager
+def taken(number: int, kind=socket.SOCK_STREAM):
+    """Gives the number of a closed file to one end of a connection; the other end, which never blocks."""
+    with contextlib.ExitStack() as stack:
+        one, other = (stack.enter_context(end) for end in socket.socketpair(socket.AF_UNIX, kind))
+        if other.fileno() == number:
+            one, other = other, one
+        elif one.fileno() != number:
+            os.dup2(one.fileno(), number)
+            stack.callback(os.close, number)
+        other.setblocking(False)
+        yield other
+
+
 def reset(sock: socket.socket) -> None:
     """Close so that the peer gets a reset."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
@@ -410,6 +424,19 @@ class BufferedRecorder(Recorder, asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes) -> None:
         self.events.append(("updated", nbytes))
         self._store(self.buffer[:nbytes])
+
+
+def deliver(protocol, data) -> None:
+    """Hand bytes to a protocol of either kind, as a transport does."""
+    if not isinstance(protocol, asyncio.BufferedProtocol):
+        protocol.data_received(data)
+        return
+    while data:
+        buffer = protocol.get_buffer(len(data))
+        part = data[: len(buffer)]
+        buffer[: len(part)] = part
+        protocol.buffer_updated(len(part))
+        data = data[len(part) :]
 
 
 async def connect(sock, protocol=None, **options):

@@ -7,25 +7,11 @@ import socket
 
 import pytest
 
-from harness import spin, until
+from harness import spin, taken, until
 from test_datagram import Datagrams
 from test_datagram_edges import stuffed, unix  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.thread_unsafe(reason="others could get the number of a closed file")
-
-
-@contextlib.contextmanager
-def taken(number, kind=socket.SOCK_STREAM):
-    """Gives the number of a closed file to one end of a connection; the other end."""
-    with contextlib.ExitStack() as stack:
-        one, other = (stack.enter_context(end) for end in socket.socketpair(socket.AF_UNIX, kind))
-        if other.fileno() == number:
-            one, other = other, one
-        elif one.fileno() != number:
-            os.dup2(one.fileno(), number)
-            stack.callback(os.close, number)
-        other.setblocking(False)
-        yield other
 
 
 def drain(sock) -> list[bytes]:

@@ -8,23 +8,9 @@ import socket
 
 import pytest
 
-from harness import FULL, Recorder, errno_of, spin, until
+from harness import FULL, Recorder, errno_of, spin, taken, until
 
 pytestmark = pytest.mark.thread_unsafe(reason="others could get the number of a closed file")
-
-
-@contextlib.contextmanager
-def stranger(number):
-    """Gives the number of a closed file to one end of a connection; the other end."""
-    with contextlib.ExitStack() as stack:
-        one, other = (stack.enter_context(end) for end in socket.socketpair())
-        if other.fileno() == number:
-            one, other = other, one
-        elif one.fileno() != number:
-            os.dup2(one.fileno(), number)
-            stack.callback(os.close, number)
-        other.setblocking(False)
-        yield other
 
 
 def untouched(other) -> bool:
@@ -78,7 +64,7 @@ def test_what_was_written_before_the_file_was_closed(run, loop_factory, kind):
             number = file.fileno()
             transport.write(b"secret")
             file.close()
-            with stranger(number) as other:
+            with taken(number) as other:
                 await spin(3)
                 assert untouched(other)
                 if not loop_factory.is_zloop:
@@ -103,7 +89,7 @@ def test_what_waits_for_room_when_the_file_is_closed(run, loop_factory):
             if not loop_factory.is_zloop:
                 return
             file.close()
-            with stranger(number) as other:
+            with taken(number) as other:
                 transport.write(b"more")
                 await spin(3)
                 assert untouched(other)
@@ -120,7 +106,7 @@ def test_whoever_has_it_written_at_once(run, loop_factory, way):
             number = file.fileno()
             transport.write(b"secret")
             file.close()
-            with stranger(number) as other:
+            with taken(number) as other:
                 if way == "abort":
                     transport.abort()
                 elif way == "close":
@@ -142,7 +128,7 @@ def test_the_watch_of_who_has_the_number_by_now_stays(run, loop):
             number, seen = file.fileno(), []
             transport.write(b"secret")
             file.close()
-            with stranger(number) as other:
+            with taken(number) as other:
                 loop.remove_reader(number)
                 loop.add_reader(number, lambda: seen.append(os.read(number, 10)))
                 await spin(3)

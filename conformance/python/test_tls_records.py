@@ -6,7 +6,17 @@ import ssl
 
 import pytest
 
-from harness import BufferedRecorder, Recorder, connect, pattern, scaled, spin, unix_pair, until
+from harness import (
+    BufferedRecorder,
+    Recorder,
+    connect,
+    deliver,
+    pattern,
+    scaled,
+    spin,
+    unix_pair,
+    until,
+)
 
 
 class Lender(BufferedRecorder):
@@ -67,16 +77,8 @@ class Wire(asyncio.Transport):
         return data
 
     def deliver(self, data) -> None:
-        """Bytes from the other side, as a transport hands them to a protocol of either kind."""
-        if not isinstance(self.protocol, asyncio.BufferedProtocol):
-            self.protocol.data_received(data)
-            return
-        while data:
-            buffer = self.protocol.get_buffer(len(data))
-            part = data[: len(buffer)]
-            buffer[: len(part)] = part
-            self.protocol.buffer_updated(len(part))
-            data = data[len(part) :]
+        """Bytes from the other side."""
+        deliver(self.protocol, data)
 
 
 class Peer:

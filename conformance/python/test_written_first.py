@@ -13,6 +13,7 @@ import pytest
 
 from harness import (
     Recorder,
+    deliver,
     normal,
     piped,
     recv_exactly,
@@ -309,15 +310,7 @@ class Between(asyncio.Protocol):
         self.inner = inner
 
     def data_received(self, data):
-        if isinstance(self.inner, asyncio.BufferedProtocol):
-            while data:
-                room = self.inner.get_buffer(len(data))
-                part = data[: len(room)]
-                room[: len(part)] = part
-                self.inner.buffer_updated(len(part))
-                data = data[len(part) :]
-        else:
-            self.inner.data_received(data)
+        deliver(self.inner, data)
 
     def connection_lost(self, exc):
         self.inner.connection_lost(exc)
