@@ -9,6 +9,7 @@ from rich.console import Console
 
 from harness import charts, report, session
 from harness.environment import (
+    PEER_NAMES,
     RESULTS,
     Environment,
     HarnessError,
@@ -28,7 +29,12 @@ def read_or_measure(options: argparse.Namespace) -> Results:
     """Return results: those asked for, or new ones."""
     if options.render:
         return Results.read(options.render)
-    environment = prepare(options.zloop, options.base, options.pgo)
+    environment = prepare(
+        options.zloop,
+        options.base,
+        options.pgo,
+        () if options.quick else options.loops or PEER_NAMES,
+    )
     loops = choose_loops(options, environment)
     machine = describe(environment)
     results = session.run(options, environment, machine, loops)

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -119,11 +120,13 @@ def restart() -> None:
 
 
 def pip(*arguments: str) -> None:
-    """Run pip in the virtual environment, quietly; raise HarnessError with its last words."""
+    """Run pip in the virtual environment, quietly; raise HarnessError with its last error."""
     command = [str(VENV / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise HarnessError((done.stderr.strip().splitlines() or ["pip failed"])[-1])
+        lines = done.stderr.strip().splitlines() or ["pip failed"]
+        errors = [line for line in lines if line.lower().startswith("error")]
+        raise HarnessError((errors or lines)[-1])
 
 
 def install(name: str, note: str, *arguments: str, build: bool = False) -> dict[str, str]:
@@ -139,11 +142,14 @@ def install(name: str, note: str, *arguments: str, build: bool = False) -> dict[
     return {}
 
 
-def prepare(zloop: str | None, base: str | None, pgo: bool, progress: bool = True) -> Environment:
+def prepare(
+    zloop: str | None, base: str | None, pgo: bool, peers: Iterable[str], progress: bool = True
+) -> Environment:
     """Build what has to be built. `zloop` and `base` are folders with a built zloop in them; without
-    the former, zloop is built from this checkout, optimised by a profile if `pgo` is set."""
+    the former, zloop is built from this checkout, optimised by a profile if `pgo` is set. `peers` are
+    worth building from source where they have no wheel."""
     load, echo = build_native(progress)
-    missing = json.loads((PEERS / "missing.json").read_text())
+    missing = build_peers(peers, json.loads((PEERS / "missing.json").read_text()))
     builds: dict[str, Path] = {}
     try:
         builds["zloop"] = Path(zloop).resolve() if zloop else build_zloop(pgo, progress)
@@ -154,6 +160,19 @@ def prepare(zloop: str | None, base: str | None, pgo: bool, progress: bool = Tru
     environment = Environment(load, echo, builds, missing)
     environment.versions = versions(environment)
     return environment
+
+
+def build_peers(wanted: Iterable[str], missing: dict[str, str]) -> dict[str, str]:
+    """Try, once, to build those of `wanted` that are `missing`; return what still is, and why."""
+    for name in missing.keys() & DISTRIBUTIONS.keys() & set(wanted):
+        tried = PEERS / f"tried-{name}"
+        if not tried.exists():
+            print(f"Building {name} from source, which takes minutes ...", flush=True)
+            missing = {other: missing[other] for other in missing if other != name}
+            missing |= install(name, f"no wheel: {DISTRIBUTIONS[name]}", name, build=True)
+            tried.touch()
+    (PEERS / "missing.json").write_text(json.dumps(missing))
+    return missing
 
 
 def build_native(progress: bool) -> tuple[Path, Path]:
@@ -194,6 +213,8 @@ def python_environment(environment: Environment, loop: str) -> dict[str, str]:
     variables = {key: value for key, value in os.environ.items() if not key.startswith("ZLOOP_")}
     path = environment.import_path(loop)
     variables.pop("PYTHONPATH", None)
+    # Compiling modules again for each process is not what users wait for when they import.
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)
     if path:
         variables["PYTHONPATH"] = str(path)
     return variables | {"PYTHONHASHSEED": "0"}

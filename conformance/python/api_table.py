@@ -18,7 +18,7 @@ import zloop
 HERE = Path(__file__).parent
 PEERS = HERE / "api_peers.json"
 DOCUMENT = HERE.parent.parent / "docs" / "compatibility.md"
-NAMES = ("uvloop", "rloop", "zuvloop")
+NAMES = ("uvloop", "rloop", "rsloop", "zuvloop")
 BEGIN, END = "<!-- the API table: api_table.py -->", "<!-- the end of the API table -->"
 GOOD = {"works": "works", "there": "there", "missing": "**missing**"}
 
