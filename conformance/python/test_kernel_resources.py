@@ -91,7 +91,8 @@ loop.close()
     )
     before, after = json.loads(done.stdout)
     assert after[:2] == before[:2], "polls in the kernel, and completions that it could not deliver"
-    assert after[2] - before[2] < 500, "KiB of memory"
+    # The least object for each trip would be 3,000.
+    assert after[2] - before[2] < 2_000, "KiB of memory"
     # A request for each turn would be thousands; other processes of the machine have some, too.
     assert after[3] - before[3] < trips / 20
 

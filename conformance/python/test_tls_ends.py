@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ssl
+import sys
 import types
 
 import pytest
@@ -232,3 +233,38 @@ def test_a_session_that_ends_within_its_handshake(engine, loop, reports, certifi
     loop.set_debug(False)
     loop.run_until_complete(main())
     assert reports.messages() == ["SSL handshake failed"]
+
+
+@pytest.mark.parametrize("first", ["us", "peer"])
+def test_a_peer_that_ends_the_session_and_reads_no_more(
+    engine, run, loop_factory, certificates, first
+):
+    """What the transport below still holds does not keep it open for ever."""
+    if not loop_factory.is_zloop and sys.version_info < (3, 14, 10):
+        pytest.skip("asyncio waits without a limit before Python 3.14.10")
+
+    async def main():
+        loop, (near, far) = asyncio.get_running_loop(), tcp_pair()
+        near.setblocking(False)
+        far.setblocking(False)
+        protocol, peer = Recorder(), Peer(certificates.client(), server_side=False)
+        making = asyncio.ensure_future(
+            loop.connect_accepted_socket(
+                lambda: protocol, near, ssl=certificates.server(), ssl_shutdown_timeout=0.2
+            )
+        )
+        await loop.sock_sendall(far, peer.feed(b""))
+        while not peer.connected:
+            await loop.sock_sendall(far, peer.feed(await loop.sock_recv(far, 1 << 16)))
+        transport, _ = await making
+        transport.write(bytes(20_000_000))
+        if first == "us":
+            transport.close()
+        else:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                peer.tls.unwrap()
+            await loop.sock_sendall(far, peer.outgoing.read())
+        assert isinstance(await asyncio.wait_for(protocol.lost, 5), TimeoutError)
+        far.close()
+
+    run(main())

@@ -94,6 +94,7 @@ def test_a_stream_goes_on_behind_file_descriptors(run):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="SO_PASSCRED is Linux's")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # pytest's watchdog is a thread
 def test_reads_go_on_where_the_sender_changes(run):
     async def main():
         async with piped(sockets=unix_pair) as (transport, protocol, peer):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import selectors
     import ssl
     from collections.abc import AsyncGenerator, Callable
+    from contextvars import Context
 
     # Here, because stubtest does not know what it is.
     _Ts = TypeVarTuple("_Ts")
@@ -185,6 +186,7 @@ class Loop(ProcessMethods):
         server: asyncio.AbstractServer | None = None,
         ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
         ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
+        context: Context | None = None,  # since Python 3.15
     ) -> asyncio.Transport:
         ssl_protocol = _zloop.TlsProtocol(
             self,
@@ -199,7 +201,11 @@ class Loop(ProcessMethods):
         )
         transport = ssl_protocol._app_transport
         self._make_socket_transport(
-            rawsock, cast("asyncio.BaseProtocol", ssl_protocol), extra=extra, server=server
+            rawsock,
+            cast("asyncio.BaseProtocol", ssl_protocol),
+            extra=extra,
+            server=server,
+            context=context,
         )
         return cast("asyncio.Transport", transport)
 
@@ -249,6 +255,7 @@ class Loop(ProcessMethods):
             transport.close()
             starting.cancel()
             resuming.cancel()
+            del waiter  # its exception leads here
             raise
         return cast("asyncio.Transport", ssl_protocol._app_transport)
 

@@ -8,7 +8,7 @@ use std::os::fd::IntoRawFd;
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyList};
 use zloop_backends::attempt;
 
 use super::event_loop::EventLoop;
@@ -25,6 +25,8 @@ pub struct Listener<'py> {
     pub backlog: usize,
     /// Handshake and shutdown timeouts of TLS, in seconds.
     pub timeouts: [Option<Bound<'py, PyAny>>; 2],
+    /// The server's, since Python 3.15: each connection gets a copy, before that one of the loop's.
+    pub context: Option<Bound<'py, PyAny>>,
 }
 
 /// Accepts what is waiting, at most a full backlog, so that other sockets get their turn.
@@ -62,9 +64,16 @@ pub fn accept_all(this: &Bound<'_, EventLoop>, listener: &Listener<'_>) -> PyRes
 fn accept_by_asyncio(this: &Bound<'_, EventLoop>, listener: &Listener<'_>) -> PyResult<()> {
     let base = this.py().import("asyncio.selector_events")?.getattr("BaseSelectorEventLoop")?;
     let [handshake, shutdown] = &listener.timeouts;
-    let Listener { protocol_factory, sock, sslcontext, server, backlog, .. } = listener;
+    let Listener { protocol_factory, sock, sslcontext, server, backlog, context, .. } = listener;
     let arguments = (this, protocol_factory, sock, sslcontext, server, *backlog, handshake, shutdown);
-    base.invoke_method("_accept_connection", arguments).map(drop)
+    base.getattr("_accept_connection")?.invoke_with(arguments, &keyword(this.py(), context.as_ref())?).map(drop)
+}
+
+/// `context=context`, for methods that take it where there is one.
+fn keyword<'py>(py: Python<'py>, context: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyDict>> {
+    let keywords = PyDict::new(py);
+    context.map_or(Ok(()), |context| keywords.set_item(intern!(py, "context"), context))?;
+    Ok(keywords)
 }
 
 /// The process or the system has no room for another connection, and the kernel would report the waiting ones forever.
@@ -84,18 +93,18 @@ fn back_off(this: &Bound<'_, EventLoop>, listener: &Listener<'_>, error: &io::Er
     this.invoke_method("_remove_reader", (fileno(&listener.sock)?,))?;
     let delay = py.import("asyncio.constants")?.getattr("ACCEPT_RETRY_DELAY")?;
     let [handshake, shutdown] = &listener.timeouts;
-    let retry = (
-        delay,
-        this.getattr("_start_serving")?,
-        &listener.protocol_factory,
-        &listener.sock,
-        &listener.sslcontext,
-        &listener.server,
-        listener.backlog,
-        handshake,
-        shutdown,
-    );
-    this.invoke_method("call_later", retry).map(drop)
+    let retry = PyList::empty(py);
+    retry.append(delay)?;
+    retry.append(this.getattr("_start_serving")?)?;
+    retry.append(&listener.protocol_factory)?;
+    retry.append(&listener.sock)?;
+    retry.append(&listener.sslcontext)?;
+    retry.append(&listener.server)?;
+    retry.append(listener.backlog)?;
+    retry.append(handshake)?;
+    retry.append(shutdown)?;
+    listener.context.iter().try_for_each(|context| retry.append(context))?;
+    this.getattr("call_later")?.invoke_with(retry.to_tuple(), &PyDict::new(py)).map(drop)
 }
 
 /// Makes a transport of one connection, in a context of its own.
@@ -116,16 +125,24 @@ fn accepted<'py>(
         return accept_tls(this, listener, conn, extra);
     }
     let mut protocol = None;
-    let made = context::run(&context::copy(py)?, || {
+    let own = own_context(listener)?;
+    let made = context::run(&own.clone().map_or_else(|| context::copy(py), Ok)?, || {
         let made = listener.protocol_factory.invoke(())?;
         protocol = Some(made.clone());
         let (sock, server) = (conn.clone(), listener.server.clone());
-        stream::create(this, stream::Parts { sock, protocol: made, waiter: None, extra: Some(extra), server })
+        let parts = stream::Parts { sock, protocol: made, waiter: None, extra: Some(extra), server, context: own };
+        stream::create(this, parts)
     });
     match made {
         Ok(_) => Ok(()),
         Err(error) => refuse(this, &conn, protocol, error),
     }
+}
+
+/// A connection's copy of the server's context.
+fn own_context<'py>(listener: &Listener<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let copy = |context: &Bound<'py, PyAny>| context.invoke_method(intern!(context.py(), "copy"), ());
+    listener.context.as_ref().map(copy).transpose()
 }
 
 /// A TLS connection exists only after its handshake: asyncio's own coroutine waits for it.
@@ -138,8 +155,10 @@ fn accept_tls<'py>(
     let [handshake, shutdown] = &listener.timeouts;
     let arguments =
         (&listener.protocol_factory, conn, extra, &listener.sslcontext, &listener.server, handshake, shutdown);
-    let accepting = this.invoke_method(intern!(this.py(), "_accept_connection2"), arguments)?;
-    this.invoke_method(intern!(this.py(), "create_task"), (accepting,)).map(drop)
+    let py = this.py();
+    let keyword = keyword(py, own_context(listener)?.as_ref())?;
+    let accepting = this.getattr(intern!(py, "_accept_connection2"))?.invoke_with(arguments, &keyword)?;
+    this.getattr(intern!(py, "create_task"))?.invoke_with((accepting,), &keyword).map(drop)
 }
 
 /// The protocol could not be made. The server goes on; asyncio tells of it in debug mode only.

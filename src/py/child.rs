@@ -51,7 +51,7 @@ fn wait_for_child<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'
     let Ok(child) = Child::open(pid) else { return Ok(flag(py, false)) };
     let fd = child.fd().into_pyobject(py)?.into_any();
     let waited = Bound::new(py, Waited { pid, child, event_loop: this.clone().unbind(), callback, argument })?;
-    watch::add(this, &fd, Interest::READ, waited.into_any(), PyTuple::empty(py), Waiter::Handle)?;
+    watch::add(this, &fd, Interest::READ, (waited.into_any(), PyTuple::empty(py), None), Waiter::Handle)?;
     Ok(flag(py, true))
 }
 

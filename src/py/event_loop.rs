@@ -137,12 +137,14 @@ impl EventLoop {
         this: &Bound<'py, Self>,
         function: Bound<'py, PyAny>,
         args: Bound<'py, PyTuple>,
+        context: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = this.py();
         this.get().check_open()?;
         Self::check_thread(this)?;
         let types = HandleTypes::get(py)?;
-        let callback = Callback { function: function.as_borrowed(), args: Positional::of(&args), context: None };
+        let context = context.map(Bound::as_borrowed);
+        let callback = Callback { function: function.as_borrowed(), args: Positional::of(&args), context };
         let handle = new_handle(types, this, &callback)?;
         this.get().push_new(types, &handle);
         Ok(handle)
@@ -313,25 +315,27 @@ impl EventLoop {
     }
 
     /// Watches an fd for reading; `callback(*args)` is called whenever it is readable.
-    #[pyo3(name = "_add_reader", signature = (fd, callback, *args))]
+    #[pyo3(name = "_add_reader", signature = (fd, callback, *args, context=None))]
     fn add_reader<'py>(
         this: &Bound<'py, Self>,
         fd: &Bound<'py, PyAny>,
         callback: Bound<'py, PyAny>,
         args: Bound<'py, PyTuple>,
+        context: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        watch::add(this, fd, Interest::READ, callback, args, Waiter::Handle)
+        watch::add(this, fd, Interest::READ, (callback, args, context), Waiter::Handle)
     }
 
     /// Watches an fd for writing; `callback(*args)` is called whenever it is writable.
-    #[pyo3(name = "_add_writer", signature = (fd, callback, *args))]
+    #[pyo3(name = "_add_writer", signature = (fd, callback, *args, context=None))]
     fn add_writer<'py>(
         this: &Bound<'py, Self>,
         fd: &Bound<'py, PyAny>,
         callback: Bound<'py, PyAny>,
         args: Bound<'py, PyTuple>,
+        context: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        watch::add(this, fd, Interest::WRITE, callback, args, Waiter::Handle)
+        watch::add(this, fd, Interest::WRITE, (callback, args, context), Waiter::Handle)
     }
 
     /// Calls `callback(*args)` when a child process has ended, where the backend can tell.
@@ -370,8 +374,10 @@ impl EventLoop {
         self.state.with(py, |state| state.sources.get(*state.fds.get(&fd)?)?.transport(py))
     }
 
-    /// Makes the transport of a connected stream socket.
-    #[pyo3(name = "_make_socket_transport", signature = (sock, protocol, waiter=None, *, extra=None, server=None))]
+    /// Makes the transport of a connected stream socket. asyncio gives a context since Python 3.15.
+    #[pyo3(name = "_make_socket_transport", signature = (
+        sock, protocol, waiter=None, *, extra=None, server=None, context=None,
+    ))]
     fn make_socket_transport<'py>(
         this: &Bound<'py, Self>,
         sock: Bound<'py, PyAny>,
@@ -379,8 +385,9 @@ impl EventLoop {
         waiter: Option<Bound<'py, PyAny>>,
         extra: Option<Bound<'py, PyAny>>,
         server: Option<Bound<'py, PyAny>>,
+        context: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let transport = stream::create(this, stream::Parts { sock, protocol, waiter, extra, server })?;
+        let transport = stream::create(this, stream::Parts { sock, protocol, waiter, extra, server, context })?;
         stream::keep_open(&transport)?;
         Ok(transport)
     }
@@ -388,7 +395,7 @@ impl EventLoop {
     /// A listening socket is readable. asyncio's `_start_serving` has it watched with this as the callback.
     #[pyo3(name = "_accept_connection", signature = (
         protocol_factory, sock, sslcontext=None, server=None, backlog=100,
-        ssl_handshake_timeout=None, ssl_shutdown_timeout=None,
+        ssl_handshake_timeout=None, ssl_shutdown_timeout=None, context=None,
     ))]
     #[allow(clippy::too_many_arguments, reason = "asyncio's signature")]
     fn accept_connection<'py>(
@@ -400,9 +407,10 @@ impl EventLoop {
         backlog: usize,
         ssl_handshake_timeout: Option<Bound<'py, PyAny>>,
         ssl_shutdown_timeout: Option<Bound<'py, PyAny>>,
+        context: Option<Bound<'py, PyAny>>,
     ) -> PyResult<()> {
         let timeouts = [ssl_handshake_timeout, ssl_shutdown_timeout];
-        accept::accept_all(this, &Listener { protocol_factory, sock, sslcontext, server, backlog, timeouts })
+        accept::accept_all(this, &Listener { protocol_factory, sock, sslcontext, server, backlog, timeouts, context })
     }
 
     /// Has the kernel take now what was written and not sent yet.

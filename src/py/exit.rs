@@ -23,7 +23,7 @@ pub fn watch<'py>(
     let py = this.py();
     let core = this.get();
     core.check_open()?;
-    let handle = new_watcher(this, &function, &args)?;
+    let handle = new_watcher(this, &function, &args, None)?;
     let told = core.state.with(py, |state| {
         let token = state.sources.insert(Source::Exit(handle.clone().unbind()));
         let told = state.backend().and_then(|backend| backend.watch_exit(pid, token));

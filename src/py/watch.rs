@@ -23,8 +23,7 @@ pub fn add<'py>(
     this: &Bound<'py, EventLoop>,
     fd: &Bound<'py, PyAny>,
     direction: Interest,
-    function: Bound<'py, PyAny>,
-    args: Bound<'py, PyTuple>,
+    (function, args, context): (Bound<'py, PyAny>, Bound<'py, PyTuple>, Option<Bound<'py, PyAny>>),
     waiter: fn(Py<PyAny>) -> Waiter,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = this.py();
@@ -32,7 +31,7 @@ pub fn add<'py>(
     core.check_open()?;
     let file = fd;
     let fd = number_of(file)?;
-    let handle = new_watcher(this, &function, &args)?;
+    let handle = new_watcher(this, &function, &args, context.as_ref())?;
     let old = core
         .state
         .with(py, |state| {

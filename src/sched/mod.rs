@@ -66,11 +66,12 @@ impl<W, T: From<W>> Scheduler<T, W> {
     }
 
     /// Moves the timers that are due at `now` (seconds) behind the ready callbacks, earliest first. A timer is due a
-    /// clock tick early, as in asyncio: what the wait rounded up is never waited for twice.
+    /// clock tick early, as in asyncio: what the wait rounded up is never waited for twice. That is the next float at
+    /// least: a tick of the clock is too small to make a difference once it has run for some months.
     /// `each` sees every one of them.
     pub fn queue_due(&mut self, now: f64, tick: f64, mut each: impl FnMut(&W)) {
         let ready = &mut self.ready;
-        self.timers.take_before(now + tick, |timer| {
+        self.timers.take_before((now + tick).max(now.next_up()), |timer| {
             each(&timer);
             ready.push_back(timer.into());
         });
@@ -121,6 +122,14 @@ mod tests {
         sched.queue_due(2.0, 1e-9, |_| {});
         let ran: Vec<_> = std::iter::from_fn(|| sched.pop()).collect();
         assert_eq!(ran, ["ready", "first", "second", "third"]);
+    }
+
+    #[test]
+    fn a_timer_is_due_at_its_time_however_long_the_clock_has_run() {
+        let mut sched: Scheduler<()> = Scheduler::default();
+        sched.timers.push(1e8, ());
+        sched.queue_due(1e8, 1e-9, |()| {});
+        assert_eq!(sched.ready_len(), 1);
     }
 
     #[test]

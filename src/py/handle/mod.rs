@@ -207,8 +207,10 @@ pub fn new_watcher<'py>(
     event_loop: &Bound<'py, EventLoop>,
     function: &Bound<'py, PyAny>,
     args: &Bound<'py, PyTuple>,
+    context: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let callback = Callback { function: function.as_borrowed(), args: Positional::of(args), context: None };
+    let context = context.map(Bound::as_borrowed);
+    let callback = Callback { function: function.as_borrowed(), args: Positional::of(args), context };
     let handle = new_handle(HandleTypes::get(event_loop.py())?, event_loop, &callback)?;
     memory::track(handle.as_ptr());
     Ok(handle)

@@ -118,7 +118,7 @@ impl<'py> End<'_, 'py> {
         let fd = self.fd().into_pyobject(self.py())?.into_any();
         let callback = self.transport.getattr(method)?;
         let none = PyTuple::empty(self.py());
-        watch::add(self.event_loop, &fd, direction, callback, none, Waiter::Transport).map(drop)
+        watch::add(self.event_loop, &fd, direction, (callback, none, None), Waiter::Transport).map(drop)
     }
 
     fn unwatch(self, direction: Interest) -> PyResult<()> {
@@ -137,7 +137,7 @@ impl<'py> End<'_, 'py> {
     }
 
     fn call_soon(self, method: &str, args: Bound<'py, PyTuple>) -> PyResult<()> {
-        EventLoop::call_soon(self.event_loop, self.transport.getattr(method)?, args).map(drop)
+        EventLoop::call_soon(self.event_loop, self.transport.getattr(method)?, args, None).map(drop)
     }
 
     /// The kernel refused: closes the transport, and says why, unless that is an ordinary end (`quiet`).
@@ -252,13 +252,13 @@ fn make<'py>(
     let native = Bound::new(py, Pipe { fd, event_loop: this.clone().unbind(), state: Guarded::new(state) })?;
     let transport = class.instance(native, extra)?;
     let made = protocol.getattr(intern!(py, "connection_made"))?;
-    EventLoop::call_soon(this, made, PyTuple::new(py, [&transport])?)?;
+    EventLoop::call_soon(this, made, PyTuple::new(py, [&transport])?, None)?;
     if let Some(first) = first {
-        EventLoop::call_soon(this, transport.getattr(first)?, PyTuple::empty(py))?;
+        EventLoop::call_soon(this, transport.getattr(first)?, PyTuple::empty(py), None)?;
     }
     if let Some(waiter) = args.named(2, "waiter").filter(|waiter| !waiter.is_none()) {
         let set = py.import("asyncio.futures")?.getattr(intern!(py, "_set_result_unless_cancelled"))?;
-        EventLoop::call_soon(this, set, (waiter, py.None()).into_pyobject(py)?)?;
+        EventLoop::call_soon(this, set, (waiter, py.None()).into_pyobject(py)?, None)?;
     }
     Ok(transport)
 }

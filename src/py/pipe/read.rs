@@ -96,7 +96,7 @@ fn ended(end: End<'_, '_>) -> PyResult<()> {
     end.unwatch(Interest::READ)?;
     if let Some(protocol) = end.protocol() {
         let told = protocol.getattr(intern!(py, "eof_received"))?;
-        EventLoop::call_soon(end.event_loop, told, PyTuple::empty(py))?;
+        EventLoop::call_soon(end.event_loop, told, PyTuple::empty(py), None)?;
     }
     close(end, &none(py))
 }

@@ -67,7 +67,7 @@ pub fn failed(conn: Conn<'_, '_>, error: PyErr, message: &str) -> PyResult<()> {
 
 fn schedule_lost(conn: Conn<'_, '_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
     let method = conn.transport.getattr(intern!(conn.py(), "_call_connection_lost"))?;
-    EventLoop::call_soon(conn.event_loop, method, PyTuple::new(conn.py(), [error])?).map(drop)
+    conn.call_soon(method, PyTuple::new(conn.py(), [error])?)
 }
 
 /// Tells the protocol, then closes the socket and lets go of everything, whatever the protocol did.

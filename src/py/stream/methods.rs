@@ -149,7 +149,8 @@ fn resume_reading<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
         let (readable, _old) = conn.state(|state| {
             state.paused = false;
             state.started = true;
-            (state.readable, std::mem::replace(&mut state.context, context))
+            let old = (!state.own_context).then(|| std::mem::replace(&mut state.context, context));
+            (state.readable, old)
         });
         hold(conn);
         conn.event_loop.get().check_open()?;

@@ -68,6 +68,8 @@ struct State {
     server: Option<Py<PyAny>>,
     /// What reading calls runs in this context: that of the transport's creation, or of the last `resume_reading()`.
     context: Py<PyAny>,
+    /// Or one for all that the transport calls, given to it for life.
+    own_context: bool,
     /// What writing calls runs in this one: that of the write which the kernel did not take, if there was one.
     write_context: Option<Py<PyAny>>,
     /// Done when all bytes have left, then whenever there is room again; set while a file is sent.
@@ -138,6 +140,12 @@ impl<'a, 'py> Conn<'a, 'py> {
         self.state(|state| state.protocol.as_ref().map(|protocol| protocol.bind(self.py()).clone()))
     }
 
+    /// Schedules a call in the transport's context, or in a copy of the caller's if it has none.
+    fn call_soon(self, function: Bound<'py, PyAny>, args: Bound<'py, PyTuple>) -> PyResult<()> {
+        let context = self.state(|state| state.own_context.then(|| state.context.bind(self.py()).clone()));
+        EventLoop::call_soon(self.event_loop, function, args, context.as_ref()).map(drop)
+    }
+
     fn write_context(self) -> Bound<'py, PyAny> {
         self.state(|state| state.write_context.as_ref().unwrap_or(&state.context).bind(self.py()).clone())
     }
@@ -190,6 +198,8 @@ pub struct Parts<'py> {
     /// The start of what `get_extra_info` knows.
     pub extra: Option<Bound<'py, PyAny>>,
     pub server: Option<Bound<'py, PyAny>>,
+    /// Where all runs that the transport calls. None: in copies of its creator's, of who resumes it, of who writes.
+    pub context: Option<Bound<'py, PyAny>>,
 }
 
 /// Makes a transport and schedules its start, in asyncio's order: `connection_made`, reading, the waiter.
@@ -201,7 +211,9 @@ pub fn create<'py>(this: &Bound<'py, EventLoop>, parts: Parts<'py>) -> PyResult<
     let extra = describe_socket(&parts.sock, fd, parts.extra.as_ref())?;
     // All TCP connections have it, as asyncio's documentation says: its code leaves out sockets made without a protocol.
     let origin = if attempt::set_nodelay(fd) { Origin::Tcp } else { Origin::Socket };
-    let state = Guarded::new(State::new(context::copy(py)?.unbind()));
+    let own_context = parts.context.is_some();
+    let context = parts.context.map_or_else(|| context::copy(py), Ok)?;
+    let state = Guarded::new(State { own_context, ..State::new(context.unbind()) });
     let stream = Bound::new(py, Stream { fd, origin, event_loop: this.clone().unbind(), state })?;
     let transport = transport_type(py)?.instance(stream, extra)?;
     with_conn(&transport, |conn| {
@@ -214,11 +226,11 @@ pub fn create<'py>(this: &Bound<'py, EventLoop>, parts: Parts<'py>) -> PyResult<
         let made = parts.protocol.getattr(intern!(py, "connection_made"))?;
         // From here on the loop's table keeps it.
         enter(conn);
-        EventLoop::call_soon(this, made, PyTuple::new(py, [&transport])?)?;
-        EventLoop::call_soon(this, transport.getattr(intern!(py, "_start_reading"))?, PyTuple::empty(py))?;
+        conn.call_soon(made, PyTuple::new(py, [&transport])?)?;
+        conn.call_soon(transport.getattr(intern!(py, "_start_reading"))?, PyTuple::empty(py))?;
         if let Some(waiter) = parts.waiter {
             let set = py.import("asyncio.futures")?.getattr(intern!(py, "_set_result_unless_cancelled"))?;
-            EventLoop::call_soon(this, set, (waiter, py.None()).into_pyobject(py)?)?;
+            conn.call_soon(set, (waiter, py.None()).into_pyobject(py)?)?;
         }
         Ok(())
     })?;
@@ -255,6 +267,7 @@ impl State {
             kind: Kind::Bytes,
             server: None,
             context,
+            own_context: false,
             write_context: None,
             empty_waiter: None,
             queue: WriteQueue::default(),

@@ -54,6 +54,7 @@ pub fn writelines(conn: Conn<'_, '_>, lines: &Bound<'_, PyAny>) -> PyResult<()> 
         let line = line?;
         let buffer = match line.cast_exact::<PyBytes>() {
             Ok(bytes) => bytes.clone(),
+            Err(_) if skips_nothings(py) && !line.is_truthy()? => continue,
             Err(_) => snapshot(&line)?,
         };
         if !buffer.as_bytes().is_empty() {
@@ -61,6 +62,11 @@ pub fn writelines(conn: Conn<'_, '_>, lines: &Bound<'_, PyAny>) -> PyResult<()> 
         }
     }
     add(conn, |queue| buffers.into_iter().for_each(|buffer| queue.push(buffer)))
+}
+
+/// Whether asyncio's `writelines()` passes over all that counts as false, `None` included, to pass over what is empty.
+fn skips_nothings(py: Python<'_>) -> bool {
+    py.version_info() >= (3, 14, 10)
 }
 
 fn check_open(conn: Conn<'_, '_>, call: &str, busy: &str) -> PyResult<()> {
@@ -107,7 +113,7 @@ fn add(conn: Conn<'_, '_>, push: impl FnOnce(&mut WriteQueue<PyBackedBytes>)) ->
     }
     if now {
         settle(conn)?;
-        if conn.state(|state| state.blocked || state.in_flight) {
+        if conn.state(|state| (state.blocked || state.in_flight) && !state.own_context) {
             let context = context::copy(conn.py())?.unbind();
             let _old = conn.state(|state| state.write_context.replace(context));
         }

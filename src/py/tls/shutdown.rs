@@ -24,12 +24,22 @@ pub fn start(session: Session<'_, '_>) -> PyResult<()> {
         return abort(session, py.None().bind(py));
     }
     session.advance(Phase::Flushing)?;
-    let timer = session.later(&session.0.get().shutdown_timeout, intern!(py, "_check_shutdown_timeout"))?;
-    session.state(|state| state.shutdown_timer = Some(timer));
+    limit_time(session)?;
     flush(session)
 }
 
-/// The peer did not answer in time.
+/// Has the connection end, whatever the peer does, unless it has ended by then.
+fn limit_time(session: Session<'_, '_>) -> PyResult<()> {
+    if session.state(|state| state.shutdown_timer.is_some()) {
+        return Ok(());
+    }
+    let check = intern!(session.py(), "_check_shutdown_timeout");
+    let timer = session.later(&session.0.get().shutdown_timeout, check)?;
+    session.state(|state| state.shutdown_timer = Some(timer));
+    Ok(())
+}
+
+/// The peer did not answer in time, or does not read what is to leave before the transport below closes.
 pub fn timed_out(session: Session<'_, '_>) -> PyResult<()> {
     if !matches!(session.phase(), Phase::Flushing | Phase::Shutdown) {
         return Ok(());
@@ -71,10 +81,13 @@ pub fn go_on(session: Session<'_, '_>) -> PyResult<()> {
 
 fn complete(session: Session<'_, '_>, error: Option<PyErr>) -> PyResult<()> {
     let py = session.py();
-    cancel_timer(session)?;
     if let Some(error) = error {
+        cancel_timer(session)?;
         return fatal(session, error, "Fatal error on transport");
     }
+    // The transport below first sends what it has. The peer may have asked for the end and read no more: that must not
+    // take for ever, so the limit holds until that transport is lost, as on asyncio since Python 3.14.10.
+    limit_time(session)?;
     match session.object(|state| state.below.as_ref()) {
         Some(below) => {
             let close = below.getattr(intern!(py, "close"))?;
