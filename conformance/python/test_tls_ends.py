@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import gc
 import ssl
 import sys
 import types
 
 import pytest
 
-from harness import Recorder, pattern, spin, tcp_pair, until
+from harness import Recorder, loop_objects, pattern, serving, spin, tcp_pair, until
 from test_tls_records import Lender, Link, Peer
 
 
@@ -266,5 +267,36 @@ def test_a_peer_that_ends_the_session_and_reads_no_more(
             await loop.sock_sendall(far, peer.outgoing.read())
         assert isinstance(await asyncio.wait_for(protocol.lost, 5), TimeoutError)
         far.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["create_connection", "start_tls"])
+def test_a_refused_certificate_leaves_no_cycle(run, loop_factory, certificates, how):
+    """The transport goes with the last reference to the error, not with the next collection."""
+    if not loop_factory.is_zloop and sys.version_info < (3, 14, 10):
+        pytest.skip("asyncio leaves cycles before Python 3.14.10")
+
+    async def refused(loop, address):
+        # A protocol that keeps the error would make a cycle itself.
+        stranger, kind = ssl.create_default_context(), asyncio.Protocol
+        with contextlib.suppress(ssl.SSLCertVerificationError):
+            if how == "create_connection":
+                await loop.create_connection(kind, *address, ssl=stranger, server_hostname="x")
+            transport, protocol = await loop.create_connection(kind, *address)
+            await loop.start_tls(transport, protocol, stranger, server_hostname="x")
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with serving(asyncio.Protocol, ssl=certificates.server()) as (_, address):
+            await refused(loop, address)
+            gc.collect()
+            before = loop_objects()
+            gc.disable()
+            try:
+                await refused(loop, address)
+                await until(lambda: not loop_objects() - before)
+            finally:
+                gc.enable()
 
     run(main())

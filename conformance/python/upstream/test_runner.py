@@ -246,6 +246,13 @@ def test_an_expectation_without_reason_is_refused(tmp_path: Path) -> None:
         verdict.load_expectations(ledger, {"s"})
 
 
+def test_an_expectation_of_a_later_python_covers_nothing() -> None:
+    now = ".".join(map(str, sys.version_info[:3]))
+    for since, covers in [("3.11", True), (now, True), ("99", False)]:
+        entry = verdict.Expectation("s", "a", "*", "reason", since)
+        assert entry.covers("s", "epoll") == covers
+
+
 def test_the_ledger_loads() -> None:
     known = set(load())
     assert known >= {"uvicorn", "anyio", "starlette"}

@@ -1,5 +1,6 @@
 """Compares a suite's run on zloop with its run on asyncio and with expectations.toml."""
 
+import sys
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,15 +10,17 @@ from supervise import PASSES, Report, Result
 
 @dataclass(frozen=True)
 class Expectation:
-    """A known failure; `backend` is a name or `*`."""
+    """A known failure; `backend` is a name or `*`. `since` is the first Python whose own suite has the test."""
 
     suite: str
     id: str
     backend: str
     reason: str
+    since: str = "3"
 
     def covers(self, suite: str, backend: str) -> bool:
-        return self.suite == suite and self.backend in ("*", backend)
+        there = sys.version_info >= tuple(map(int, self.since.split(".")))
+        return there and self.suite == suite and self.backend in ("*", backend)
 
 
 def load_expectations(path: Path, known_suites: set[str]) -> list[Expectation]:

@@ -409,6 +409,11 @@ impl TlsProtocol {
     }
 
     #[getter]
+    fn _app_reading_paused(slf: &Bound<'_, Self>) -> bool {
+        Session(slf).state(|state| state.paused)
+    }
+
+    #[getter]
     fn _app_protocol<'py>(slf: &Bound<'py, Self>) -> Option<Bound<'py, PyAny>> {
         Session(slf).protocol()
     }
