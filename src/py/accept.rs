@@ -8,7 +8,7 @@ use std::os::fd::IntoRawFd;
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyDict, PyTuple};
 use zloop_backends::attempt;
 
 use super::event_loop::EventLoop;
@@ -93,18 +93,23 @@ fn back_off(this: &Bound<'_, EventLoop>, listener: &Listener<'_>, error: &io::Er
     this.invoke_method("_remove_reader", (fileno(&listener.sock)?,))?;
     let delay = py.import("asyncio.constants")?.getattr("ACCEPT_RETRY_DELAY")?;
     let [handshake, shutdown] = &listener.timeouts;
-    let retry = PyList::empty(py);
-    retry.append(delay)?;
-    retry.append(this.getattr("_start_serving")?)?;
-    retry.append(&listener.protocol_factory)?;
-    retry.append(&listener.sock)?;
-    retry.append(&listener.sslcontext)?;
-    retry.append(&listener.server)?;
-    retry.append(listener.backlog)?;
-    retry.append(handshake)?;
-    retry.append(shutdown)?;
-    listener.context.iter().try_for_each(|context| retry.append(context))?;
-    this.getattr("call_later")?.invoke_with(retry.to_tuple(), &PyDict::new(py)).map(drop)
+    let mut retry = (
+        delay,
+        this.getattr("_start_serving")?,
+        &listener.protocol_factory,
+        &listener.sock,
+        &listener.sslcontext,
+        &listener.server,
+        listener.backlog,
+        handshake,
+        shutdown,
+    )
+        .into_pyobject(py)?
+        .into_any();
+    if let Some(context) = &listener.context {
+        retry = retry.add((context,))?;
+    }
+    this.getattr("call_later")?.invoke_with(retry.cast_into::<PyTuple>()?, &PyDict::new(py)).map(drop)
 }
 
 /// Makes a transport of one connection, in a context of its own.
