@@ -23,7 +23,7 @@ LIMIT = 30.0  # seconds; the slowest example needs about one
 # What each example must print, in order; other lines may come between.
 EXPECTED = {
     "tasks_and_gather.py": [
-        "gather keeps the order of its arguments: ['a after 30 ms', 'b after 10 ms', 'c after 20 ms']",
+        "gather keeps the order of its arguments: ['a after 300 ms', 'b after 100 ms', 'c after 200 ms']",
         "and runs them together: True",
         "a task group waits for all: first after 10 ms | second after 20 ms",
         "a timeout cancels what takes too long",
