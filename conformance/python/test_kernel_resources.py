@@ -91,8 +91,9 @@ loop.close()
     )
     before, after = json.loads(done.stdout)
     assert after[:2] == before[:2], "polls in the kernel, and completions that it could not deliver"
-    # The least object for each trip would be 3,000.
-    assert after[2] - before[2] < 2_000, "KiB of memory"
+    # On 3.15 asyncio itself takes another MiB once, which stays; the least object for each trip would be 3,000.
+    limit = 500 if sys.version_info < (3, 15) else 2_000
+    assert after[2] - before[2] < limit, "KiB of memory"
     # A request for each turn would be thousands; other processes of the machine have some, too.
     assert after[3] - before[3] < trips / 20
 
