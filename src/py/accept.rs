@@ -9,7 +9,7 @@ use std::os::fd::IntoRawFd;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use zloop_backends::attempt;
+use zloop_backends::{SockAddr, attempt};
 
 use super::event_loop::EventLoop;
 use super::invoke::Invoke;
@@ -43,8 +43,7 @@ pub fn accept_all(this: &Bound<'_, EventLoop>, listener: &Listener<'_>) -> PyRes
         match attempt::accept(fd) {
             Ok((conn, address)) => {
                 let conn = socket::accepted(&listener.sock, conn.into_raw_fd())?;
-                let peername = address::to_python(py, &address)?;
-                accepted(this, listener, conn, peername)?;
+                accepted(this, listener, conn, address)?;
                 // The program may have closed the listening socket, and have another one under this number.
                 if fileno(&listener.sock)? != fd {
                     return Ok(());
@@ -117,16 +116,16 @@ fn accepted<'py>(
     this: &Bound<'py, EventLoop>,
     listener: &Listener<'py>,
     conn: Bound<'py, PyAny>,
-    peername: Bound<'py, PyAny>,
+    peer: SockAddr,
 ) -> PyResult<()> {
     let py = this.py();
     if this.get().is_debug() {
         let text = "%r got a new connection from %r: %r";
-        log(py, "debug", (text, &listener.server, &peername, &conn))?;
+        log(py, "debug", (text, &listener.server, address::to_python(py, &peer)?, &conn))?;
     }
-    let extra = PyDict::new(py).into_any();
-    extra.set_item(intern!(py, "peername"), peername)?;
     if listener.sslcontext.is_some() {
+        let extra = PyDict::new(py);
+        extra.set_item(intern!(py, "peername"), address::to_python(py, &peer)?)?;
         return accept_tls(this, listener, conn, extra);
     }
     let mut protocol = None;
@@ -135,8 +134,8 @@ fn accepted<'py>(
         let made = listener.protocol_factory.invoke(())?;
         protocol = Some(made.clone());
         let (sock, server) = (conn.clone(), listener.server.clone());
-        let parts = stream::Parts { sock, protocol: made, waiter: None, extra: Some(extra), server, context: own };
-        stream::create(this, parts)
+        let (waiter, extra, peer) = (None, None, Some(peer));
+        stream::create(this, stream::Parts { sock, protocol: made, waiter, extra, peer, server, context: own })
     });
     match made {
         Ok(_) => Ok(()),
@@ -155,7 +154,7 @@ fn accept_tls<'py>(
     this: &Bound<'py, EventLoop>,
     listener: &Listener<'py>,
     conn: Bound<'py, PyAny>,
-    extra: Bound<'py, PyAny>,
+    extra: Bound<'py, PyDict>,
 ) -> PyResult<()> {
     let [handshake, shutdown] = &listener.timeouts;
     let arguments =

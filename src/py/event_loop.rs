@@ -387,7 +387,8 @@ impl EventLoop {
         server: Option<Bound<'py, PyAny>>,
         context: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let transport = stream::create(this, stream::Parts { sock, protocol, waiter, extra, server, context })?;
+        let transport =
+            stream::create(this, stream::Parts { sock, protocol, waiter, extra, peer: None, server, context })?;
         stream::keep_open(&transport)?;
         Ok(transport)
     }

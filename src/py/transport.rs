@@ -44,18 +44,18 @@ impl TransportType {
         self.class.bind(py)
     }
 
-    /// A transport around its native object; `extra` is what `get_extra_info` knows.
+    /// A transport around its native object; `extra` is what `get_extra_info` knows, unless the class keeps that elsewhere.
     pub fn instance<'py, T: PyClass>(
         &self,
         native: Bound<'py, T>,
-        extra: Bound<'py, PyAny>,
+        extra: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = native.py();
         // SAFETY: all bases are Python classes, `make_class` made this one, and nobody else has the object yet.
         unsafe {
             let transport = allocate(self.class(py))?;
             self.native.replace(&transport, native.into_any());
-            self.extra.replace(&transport, extra);
+            extra.map(|extra| self.extra.replace(&transport, extra));
             Ok(transport)
         }
     }

@@ -180,7 +180,7 @@ fn make<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
     let (event_loop, state) = (this.clone().unbind(), Guarded::new(State::default()));
     let native = Bound::new(py, Datagram { fd, family, sock: sock.to_owned().unbind(), event_loop, state })?;
     let types = Types::get(py)?;
-    let transport = types.transport.instance(native.clone(), none(py))?;
+    let transport = types.transport.instance(native.clone(), None)?;
     args.call(&transport.getattr(intern!(py, "__init__"))?, slf)?;
     let peer = transport.invoke_method(intern!(py, "get_extra_info"), (intern!(py, "peername"),))?;
     let connected = peer.is_truthy()?;

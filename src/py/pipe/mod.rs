@@ -250,7 +250,7 @@ fn make<'py>(
     set_nonblocking(fd).map_err(|error| errors::os_error(py, &error))?;
     let state = State::new(&pipe, &protocol, kind.has_records(fd), context::copy(py)?.unbind());
     let native = Bound::new(py, Pipe { fd, event_loop: this.clone().unbind(), state: Guarded::new(state) })?;
-    let transport = class.instance(native, extra)?;
+    let transport = class.instance(native, Some(extra))?;
     let made = protocol.getattr(intern!(py, "connection_made"))?;
     EventLoop::call_soon(this, made, PyTuple::new(py, [&transport])?, None)?;
     if let Some(first) = first {

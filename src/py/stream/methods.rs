@@ -2,9 +2,7 @@
 #![forbid(unsafe_code)]
 
 use pyo3::exceptions::PyResourceWarning;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
 use super::super::native::{Args, Method, method};
@@ -12,7 +10,7 @@ use super::super::tls::{TlsProtocol, note_replaced};
 use super::super::transport::{Answer, flag, is_buffered, log, none, required, set_limits, warn};
 use super::super::{context, errors};
 use super::feed::Stock;
-use super::{Conn, Kind, attach, close, file, hold, look_again, transport_type, with_conn, write};
+use super::{Conn, Kind, attach, close, file, hold, known, look_again, with_conn, write};
 use crate::io::ReadSize;
 use crate::py::invoke::Invoke;
 
@@ -27,7 +25,7 @@ static METHODS: [Method; 25] = [
     method!(c"is_reading", fn() is_reading, c"Whether the transport is receiving."),
     method!(c"pause_reading", fn() pause_reading, c"Receive nothing until resume_reading()."),
     method!(c"resume_reading", fn() resume_reading, c"Receive again."),
-    method!(c"get_extra_info", get_extra_info, c"What is known of the connection."),
+    method!(c"get_extra_info", known::get_extra_info, c"What is known of the connection."),
     method!(c"set_protocol", set_protocol, c"Change the protocol, of either kind."),
     method!(c"get_protocol", fn() get_protocol, c"The current protocol."),
     method!(c"get_write_buffer_size", fn() get_write_buffer_size, c"How many bytes the kernel has not taken."),
@@ -48,7 +46,8 @@ static METHODS: [Method; 25] = [
     method!(c"__del__", fn() del, c"Warns about a transport that was never closed, and closes its socket."),
 ];
 
-static PROPERTIES: [(&str, Method); 9] = [
+static PROPERTIES: [(&str, Method); 10] = [
+    ("_extra", method!(c"_get_extra", fn() known::get_extra, c"What get_extra_info() looks into.")),
     ("_sock", method!(c"_get_sock", fn() get_sock, c"The socket, or None once closed.")),
     ("_sock_fd", method!(c"_get_sock_fd", fn() get_sock_fd, c"The socket's fd, or what it was.")),
     ("_loop", method!(c"_get_loop", fn() get_loop, c"The loop, or None once closed.")),
@@ -163,32 +162,6 @@ fn resume_reading<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
         }
         Ok(())
     })
-}
-
-fn get_extra_info<'py>(slf: &Bound<'py, PyAny>, args: Args<'_, 'py>) -> Answer<'py> {
-    let py = slf.py();
-    let name = required(args, "StreamTransport.get_extra_info", "name")?;
-    if name.eq(intern!(py, "socket"))? {
-        return show_socket(slf);
-    }
-    transport_type(py)?.extra(slf)?.invoke_method(intern!(py, "get"), (name, args.named(1, "default")))
-}
-
-/// What is shown in the socket's place, one object for each transport, made when it is first asked for.
-fn show_socket<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
-    static SHOWN: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    let (py, name) = (slf.py(), intern!(slf.py(), "socket"));
-    let class = SHOWN.import(py, "zloop._shown", "TransportSocket")?;
-    // A program may ask for it only to hand it, or its number, to somebody else.
-    with_conn(slf, write::send_first)?;
-    let extra = transport_type(py)?.extra(slf)?;
-    let known = extra.get_item(name)?;
-    if known.is_instance(class)? {
-        return Ok(known);
-    }
-    let shown = class.invoke((known, slf))?;
-    extra.set_item(name, &shown)?;
-    Ok(shown)
 }
 
 fn send_written<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {

@@ -8,6 +8,7 @@
 //! | `write.rs` | from `write()` to the socket, with flow control |
 //! | `file.rs` | sending a file |
 //! | `close.rs` | closing, errors, `connection_lost` |
+//! | `known.rs` | what `get_extra_info` knows |
 //! | `methods.rs` | what Python sees |
 //!
 //! The loop's table of sources keeps a transport alive as long as something can happen to it by itself ([`hold`]).
@@ -15,6 +16,7 @@
 mod close;
 mod feed;
 mod file;
+mod known;
 mod methods;
 mod read;
 mod write;
@@ -27,18 +29,19 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyTuple, PyWeakrefReference};
-use zloop_backends::{Backend, Interest, Token, attempt};
+use pyo3::types::{PyTuple, PyWeakrefReference};
+use zloop_backends::{Backend, Interest, SockAddr, Token, attempt};
 
 use super::cell::Guarded;
 use super::event_loop::EventLoop;
 use super::receive::Origin;
-use super::socket::{self, socket_class};
+use super::socket::socket_class;
 use super::state::Source;
 use super::transport::{TransportType, fileno};
-use super::{address, context, run};
+use super::{context, run};
 use crate::io::{ReadSize, Watermark, WriteQueue};
 use crate::py::invoke::Invoke;
+use known::Known;
 
 pub use write::{flush_dirty, send_written};
 
@@ -66,6 +69,7 @@ struct State {
     protocol: Option<Py<PyAny>>,
     kind: Kind,
     server: Option<Py<PyAny>>,
+    known: Known,
     /// What reading calls runs in this context: that of the transport's creation, or of the last `resume_reading()`.
     context: Py<PyAny>,
     /// Or one for all that the transport calls, given to it for life.
@@ -197,6 +201,8 @@ pub struct Parts<'py> {
     pub waiter: Option<Bound<'py, PyAny>>,
     /// The start of what `get_extra_info` knows.
     pub extra: Option<Bound<'py, PyAny>>,
+    /// Who connected, if it was accepted here.
+    pub peer: Option<SockAddr>,
     pub server: Option<Bound<'py, PyAny>>,
     /// Where all runs that the transport calls. None: in copies of its creator's, of who resumes it, of who writes.
     pub context: Option<Bound<'py, PyAny>>,
@@ -208,14 +214,14 @@ pub fn create<'py>(this: &Bound<'py, EventLoop>, parts: Parts<'py>) -> PyResult<
     this.get().check_open()?;
     EventLoop::check_thread(this)?;
     let fd = free_fd(this, &parts.sock)?;
-    let extra = describe_socket(&parts.sock, fd, parts.extra.as_ref())?;
+    let known = Known::new(&parts, fd)?;
     // All TCP connections have it, as asyncio's documentation says: its code leaves out sockets made without a protocol.
     let origin = if attempt::set_nodelay(fd) { Origin::Tcp } else { Origin::Socket };
     let own_context = parts.context.is_some();
     let context = parts.context.map_or_else(|| context::copy(py), Ok)?;
-    let state = Guarded::new(State { own_context, ..State::new(context.unbind()) });
+    let state = Guarded::new(State { own_context, ..State::new(context.unbind(), known) });
     let stream = Bound::new(py, Stream { fd, origin, event_loop: this.clone().unbind(), state })?;
-    let transport = transport_type(py)?.instance(stream, extra)?;
+    let transport = transport_type(py)?.instance(stream, None)?;
     with_conn(&transport, |conn| {
         conn.state(|state| state.sock = Some(parts.sock.unbind()));
         methods::set_protocol_of(conn, &parts.protocol)?;
@@ -256,7 +262,7 @@ pub fn keep_open(transport: &Bound<'_, PyAny>) -> PyResult<()> {
 }
 
 impl State {
-    fn new(context: Py<PyAny>) -> Self {
+    fn new(context: Py<PyAny>, known: Known) -> Self {
         Self {
             token: None,
             attached: false,
@@ -266,6 +272,7 @@ impl State {
             protocol: None,
             kind: Kind::Bytes,
             server: None,
+            known,
             context,
             own_context: false,
             write_context: None,
@@ -347,33 +354,6 @@ fn free_fd(this: &Bound<'_, EventLoop>, sock: &Bound<'_, PyAny>) -> PyResult<Raw
     }
     this.invoke_method(intern!(py, "_ensure_fd_no_transport"), (sock,))?;
     fileno(sock)
-}
-
-/// Fills in what `get_extra_info` knows of any socket. What it shows in the socket's place is made when it is asked for.
-fn describe_socket<'py>(
-    sock: &Bound<'py, PyAny>,
-    fd: RawFd,
-    extra: Option<&Bound<'py, PyAny>>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let py = sock.py();
-    let extra = match extra {
-        Some(extra) => extra.clone(),
-        None => PyDict::new(py).into_any(),
-    };
-    extra.set_item(intern!(py, "socket"), sock)?;
-    extra.set_item(intern!(py, "sockname"), own_name(sock, fd)?)?;
-    if !extra.contains(intern!(py, "peername"))? {
-        extra.set_item(intern!(py, "peername"), sock.invoke_method(intern!(py, "getpeername"), ()).ok())?;
-    }
-    Ok(extra)
-}
-
-/// The socket's own address, or None.
-fn own_name<'py>(sock: &Bound<'py, PyAny>, fd: RawFd) -> PyResult<Option<Bound<'py, PyAny>>> {
-    if socket::is_plain(sock)? {
-        return attempt::own_name(fd).ok().map(|name| address::to_python(sock.py(), &name)).transpose();
-    }
-    Ok(sock.invoke_method(intern!(sock.py(), "getsockname"), ()).ok())
 }
 
 /// Counts the transport in or out at its server. Since 3.13 servers know which transports they have.
@@ -541,6 +521,7 @@ impl Stream {
         self.state
             .try_with(|state| {
                 visit.call(&state.context)?;
+                state.known.traverse(&visit)?;
                 [&state.write_context, &state.sock, &state.protocol, &state.server, &state.empty_waiter]
                     .into_iter()
                     .flatten()

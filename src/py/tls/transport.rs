@@ -76,7 +76,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 /// The program's transport for a session.
 pub fn create<'py>(protocol: &Bound<'py, TlsProtocol>, extra: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = protocol.py();
-    let transport = transport_type(py)?.instance(protocol.clone(), extra)?;
+    let transport = transport_type(py)?.instance(protocol.clone(), Some(extra))?;
     transport.setattr(intern!(py, "_loop"), Session(protocol).event_loop())?;
     Ok(transport)
 }
