@@ -144,11 +144,11 @@ fn resume_reading<'py>(slf: &Bound<'py, PyAny>) -> Answer<'py> {
         if conn.state(|state| state.closing || !state.paused) {
             return Ok(());
         }
-        let context = context::copy(py)?.unbind();
+        let context = if conn.state(|state| state.own_context) { None } else { Some(context::copy(py)?.unbind()) };
         let (readable, _old) = conn.state(|state| {
             state.paused = false;
             state.started = true;
-            let old = (!state.own_context).then(|| std::mem::replace(&mut state.context, context));
+            let old = context.map(|context| std::mem::replace(&mut state.context, context));
             (state.readable, old)
         });
         hold(conn);
