@@ -206,9 +206,13 @@ def test_two_threads_are_the_first_to_write(run, loop):
             write(transport, b"a")
 
     async def main():
+        enough = time.monotonic() + 5  # where other programs have the cores, fewer will do
         for _ in range(scaled(10_000)):
+            if time.monotonic() > enough:
+                break
             near, far = unix_pair()
             with far:
+                far.settimeout(10)
                 transport, protocol = await connect(near, Offering(loop))
                 assert sorted(recv_exactly(far, 2)) == [*b"ab"]
                 assert not protocol.lost.done()
