@@ -119,11 +119,15 @@ def last_candidate(suite: Suite, label: str) -> tuple[Report, dict[str, Result]]
 
 def examine(
     suite: Suite, backend: str, ledger: list[Expectation], options: argparse.Namespace
-) -> Row:
+) -> Row | None:
+    """The row of a suite on a backend; none if no test is called as wanted."""
     asyncios = reference = baseline(suite, "asyncio", fresh=options.fresh)
     if suite.uvloop:
         reference = supervise.better_of(asyncios, baseline(suite, "uvloop", fresh=options.fresh))
     asyncios, reference = (report.matching(options.match) for report in (asyncios, reference))
+    if options.match and not reference.results:
+        print(f"{suite.label}: no test has {options.match!r} in its name", flush=True)
+        return None
     covering = [entry for entry in ledger if entry.covers(suite.name, backend)]
     covering = [entry for entry in covering if supervise.matches(options.match, entry.id)]
     if options.last:
@@ -176,7 +180,8 @@ def main() -> int:
     ledger = verdict.load_expectations(Path(__file__).with_name("expectations.toml"), set(known))
     rows = []
     for suite in [known[name] for name in options.suite or known]:
-        rows += [examine(suite, backend, ledger, options) for backend in backends]
+        examined = [examine(suite, backend, ledger, options) for backend in backends]
+        rows += [row for row in examined if row]
         if suite.uvloop:
             rows.append(peer(suite, options.match))
     for row in rows:
@@ -184,7 +189,7 @@ def main() -> int:
     show(rows)
     if options.markdown:
         print(markdown(rows))
-    return 0 if all(row.verdict.held for row in rows) else 1
+    return 0 if rows and all(row.verdict.held for row in rows) else 1
 
 
 if __name__ == "__main__":
