@@ -59,8 +59,9 @@ impl Known {
 
 impl Accepted {
     fn new(sock: &Bound<'_, PyAny>, fd: RawFd, peer: &SockAddr) -> Option<Self> {
+        let peer = peer.to_inet()?;
         let own = attempt::own_name(fd).ok()?.to_inet()?;
-        Some(Self { sock: sock.clone().unbind(), own, peer: peer.to_inet()? })
+        Some(Self { sock: sock.clone().unbind(), own, peer })
     }
 
     /// In asyncio's order.
