@@ -182,7 +182,7 @@ def main() -> int:
     for suite in [known[name] for name in options.suite or known]:
         examined = [examine(suite, backend, ledger, options) for backend in backends]
         rows += [row for row in examined if row]
-        if suite.uvloop:
+        if suite.uvloop and any(examined):
             rows.append(peer(suite, options.match))
     for row in rows:
         explain(row)
