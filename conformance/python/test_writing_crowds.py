@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import contextvars
+import gc
 import socket
+import sys
 import time
+import weakref
 
 import pytest
 
-from harness import piped, read_noting, recv_exactly, spin, unix_pair
+from harness import Recorder, pattern, piped, read_noting, recv_exactly, spin, unix_pair
 
 # More callbacks and transports than zloop waits for.
 CROWD = 40
@@ -135,6 +139,121 @@ def test_a_second_write_pauses_nobody_for_whom_there_is_room(run, loop):
             assert recv_exactly(peer, 13) == b"1234512345678"
             assert [name for name, *_ in events] == ["made"]
 
+    run(main())
+
+
+# Above the usual high mark, below what zloop holds back for others.
+LARGE = 100_000
+
+
+def test_large_data_of_all_of_them_leaves(run, loop):
+    """Heads and bodies, in the order of writing, though some go before others."""
+
+    async def main():
+        async with crowd() as pairs:
+            for size in (LARGE, 1_000_000):
+                expected = [b"<%d>" % number + pattern(size) for number in range(CROWD)]
+                for (transport, _), data in zip(pairs, expected, strict=True):
+                    loop.call_soon(transport.write, data[:10])
+                    loop.call_soon(transport.writelines, [data[10:50_000], data[50_000:]])
+                assert await loop.run_in_executor(None, received, pairs, expected) == expected
+                assert {name for t, _ in pairs for name in names(t)} <= {"made", "pause", "resume"}
+            assert not any(transport.get_write_buffer_size() for transport, _ in pairs)
+
+    run(main())
+
+
+def names(transport):
+    return transport.get_protocol().names
+
+
+def test_large_data_that_finds_room_pauses_nobody(run, loop):
+    """As many as leave together, and more; whether they have left can be seen when the turn is over."""
+
+    async def main():
+        async with crowd() as pairs:
+            for transport, _ in pairs:
+                loop.call_soon(transport.write, bytes(LARGE))
+            await spin(2)
+            assert all(names(transport) == ["made"] for transport, _ in pairs)
+            assert all(is_there(peer) for _, peer in pairs)
+
+    run(main())
+
+
+@pytest.mark.parametrize("high", [1000, 64 * 1024, 2**20])
+def test_large_data_that_finds_none_pauses_the_writer(run, loop, high):
+    """In its context; inside `write()` if its mark is a low one, on asyncio always."""
+    variable = contextvars.ContextVar("variable", default="creator")
+
+    class Protocol(Recorder):
+        def pause_writing(self):
+            super().pause_writing()
+            told.append(("pause", variable.get()))
+
+        def resume_writing(self):
+            super().resume_writing()
+            told.append(("resume", variable.get()))
+
+    def write(transport):
+        variable.set("writer")
+        transport.write(bytes(LARGE))
+        inside.append(bool(told))
+
+    async def main():
+        async with crowd() as others, piped(Protocol(), unix_pair) as (transport, _, peer):
+            transport.set_write_buffer_limits(high)
+            fill(transport)
+            for other, _ in others:
+                loop.call_soon(other.write, b"x")
+            loop.call_soon(write, transport)
+            await spin(2)
+            assert told == ([("pause", "writer")] if high < LARGE else [])
+            if high < 64 * 1024:
+                assert inside == [True]
+            await until_read(peer, transport)
+            own = creator_is_told and high < LARGE
+            assert told[1:] == [("resume", "creator" if own else "writer")][: high < LARGE]
+
+    told, inside = [], []
+    creator_is_told = sys.version_info >= (3, 15)
+    run(main())
+
+
+async def until_read(peer, transport):
+    """Receive until the transport has nothing left, and has said so."""
+    peer.setblocking(False)
+    while transport.get_write_buffer_size():
+        with contextlib.suppress(BlockingIOError):
+            while peer.recv(1 << 20):
+                pass
+        await asyncio.sleep(0.001)
+    await spin(2)
+
+
+def test_what_was_held_back_keeps_no_context(run, loop):
+    """A connection at rest is small, and what its last writer's variables refer to is not its business."""
+    variable = contextvars.ContextVar("variable")
+
+    class Thing:
+        pass
+
+    def write(transport):
+        thing = Thing()
+        things.append(weakref.ref(thing))
+        variable.set(thing)
+        transport.write(bytes(LARGE))
+
+    async def main():
+        async with crowd() as pairs:
+            for transport, _ in pairs:
+                loop.call_soon(write, transport)
+            await spin(2)
+            gc.collect()
+            assert len(things) == CROWD
+            assert not any(thing() for thing in things)
+
+    things = []
     run(main())
 
 

@@ -8,4 +8,4 @@ mod write_queue;
 
 pub use read_size::ReadSize;
 pub use watermark::{LimitsError, Watermark};
-pub use write_queue::WriteQueue;
+pub use write_queue::{AT_ONCE_FROM, WriteQueue};

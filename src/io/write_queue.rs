@@ -20,7 +20,7 @@ impl<B> Default for WriteQueue<B> {
 }
 
 /// So many bytes of one transport are not held back for the end of the callback.
-const AT_ONCE_FROM: usize = 64 * 1024;
+pub const AT_ONCE_FROM: usize = 64 * 1024;
 
 impl<B: AsRef<[u8]>> WriteQueue<B> {
     /// Whether so much waits that it is sent at once, and not when the callback returns. Above the high mark it is, so

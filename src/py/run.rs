@@ -166,22 +166,20 @@ impl<'py> Turn<'_, 'py> {
 
     fn run(&mut self, batch: usize) -> PyResult<()> {
         let (py, core) = (self.this.py(), self.this.get());
-        let mut hold = Hold::begin(batch, &System);
-        // What a protocol answers when it gets data is not held back: with so little in between, the peer is awake.
-        let mut answers = false;
         (0..batch).try_for_each(|_| {
-            let (item, written) = core.state.with(py, |state| {
+            let (item, sends) = core.state.with(py, |state| {
                 state.fresh.settle(self.types);
-                (state.sched.pop(), state.dirty.len())
+                let sends = state.hold.is_over(state.dirty.len(), &System);
+                let item = state.sched.pop();
+                // What a protocol answers when it gets data is not held back: with so little in between, the peer is awake.
+                state.hold.next(!matches!(item, Some(Item::Handle(_))));
+                (item, sends)
             });
-            if written > 0
-                && let Err(error) = self.send_written(&mut hold, written, answers)
-            {
+            if sends && let Err(error) = self.send_written() {
                 // Ctrl-C: the callback that was to run next is the first of the next run.
                 core.state.with(py, |state| item.into_iter().for_each(|item| state.sched.put_back(item)));
                 return Err(error);
             }
-            answers = !matches!(item, Some(Item::Handle(_)));
             match item {
                 Some(item) if core.is_debug() => debug::run(self.this, item, |item| self.run_item(item)),
                 Some(item) => self.run_item(item),
@@ -190,14 +188,12 @@ impl<'py> Turn<'_, 'py> {
         })
     }
 
-    /// Sends what was written to so many transports, unless it is to wait for more.
+    /// Sends what the last callbacks have written.
     #[inline(never)]
-    fn send_written(&mut self, hold: &mut Hold, transports: usize, now: bool) -> PyResult<()> {
-        if now || hold.is_over(transports, &System) {
-            self.shared.leave()?;
-            stream::flush_dirty(self.this)?;
-            hold.restart(&System);
-        }
+    fn send_written(&mut self) -> PyResult<()> {
+        self.shared.leave()?;
+        stream::flush_dirty(self.this)?;
+        self.this.get().state.with(self.this.py(), |state| state.hold.restart(&System));
         Ok(())
     }
 
@@ -239,6 +235,7 @@ fn look(types: &HandleTypes, state: &mut State, stopping: bool, garbage: &mut Ve
 #[inline]
 fn begin_batch(state: &mut State) -> usize {
     let batch = state.sched.ready_len();
+    state.hold = Hold::begin(batch, &System);
     if batch > 1
         && let Some(backend) = state.backend.as_mut()
     {

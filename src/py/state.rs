@@ -13,7 +13,7 @@ use zloop_backends::{AnyBackend, Backend, Event, Interest, Slots, Token, What};
 
 use super::handle::{self, Fresh, HandleTypes};
 use crate::io::{ReadSize, WriteQueue};
-use crate::sched::{Scheduler, Slice};
+use crate::sched::{Hold, Scheduler, Slice};
 
 /// A callback in the ready queue or among the timers.
 ///
@@ -143,6 +143,7 @@ pub struct State {
     pub sched: Scheduler<Item, Py<PyAny>>,
     pub fresh: Fresh,
     pub slice: Slice,
+    pub hold: Hold,
     /// Absent while a thread waits in it, and after the loop was closed.
     pub backend: Option<Box<AnyBackend>>,
     /// Somebody has ended the wait that is going on.

@@ -9,11 +9,19 @@ use super::slice::Clocks;
 /// A turn of so many callbacks is a crowd, and so many transports are written to before their data leaves.
 const CROWD: usize = 16;
 
+/// Or so many bytes of those that by themselves would leave at once: three bodies of 100 kB save most of the wake-ups, and
+/// are still in the processor's cache when they leave.
+const ROOM: usize = 256 * 1024;
+
 /// What one turn holds back.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Hold {
     /// So many transports may wait for the others, less one.
     most: usize,
+    /// So many large bytes more may; none but in a crowd.
+    room: usize,
+    /// What the running callback writes waits for nobody.
+    alone: bool,
     /// The coarse clock when the first of them could begin to.
     tick: u64,
 }
@@ -22,20 +30,41 @@ impl Hold {
     /// A turn of so many callbacks begins.
     #[inline]
     pub fn begin(callbacks: usize, clocks: &impl Clocks) -> Self {
-        if callbacks < CROWD { Self { most: 1, tick: 0 } } else { Self { most: CROWD, tick: clocks.coarse() } }
+        if callbacks < CROWD {
+            Self { most: 1, ..Self::default() }
+        } else {
+            Self { most: CROWD, room: ROOM, alone: false, tick: clocks.coarse() }
+        }
     }
 
-    /// Whether the data of so many transports leaves now. A callback that took long keeps none of it waiting.
+    /// The turn's next callback begins; what it writes may wait for others unless it is `alone`.
+    #[inline]
+    pub fn next(&mut self, alone: bool) {
+        self.alone = alone;
+    }
+
+    /// Whether so many bytes, which would leave at once, wait for others, too.
+    pub fn takes(&mut self, bytes: usize) -> bool {
+        let takes = self.room > 0 && bytes <= ROOM && !self.alone;
+        if takes {
+            self.room = self.room.saturating_sub(bytes);
+        }
+        takes
+    }
+
+    /// Whether the data of so many transports leaves now that a callback has returned. One that took long keeps none of it
+    /// waiting.
     #[inline]
     pub fn is_over(&self, transports: usize, clocks: &impl Clocks) -> bool {
-        transports >= self.most || (transports > 0 && clocks.coarse() != self.tick)
+        let over = transports >= self.most || self.alone || self.room == 0;
+        transports > 0 && (over || clocks.coarse() != self.tick)
     }
 
     /// All of it has left.
     #[inline]
     pub fn restart(&mut self, clocks: &impl Clocks) {
         if self.most > 1 {
-            self.tick = clocks.coarse();
+            (self.room, self.tick) = (ROOM, clocks.coarse());
         }
     }
 }
@@ -57,7 +86,8 @@ mod tests {
 
     #[test]
     fn few_callbacks_wait_for_nobody() {
-        let hold = Hold::begin(CROWD - 1, &Tick(7));
+        let mut hold = Hold::begin(CROWD - 1, &Tick(7));
+        assert!(!hold.takes(1));
         assert!(hold.is_over(1, &Tick(7)));
         assert!(!hold.is_over(0, &Tick(8)), "there is nothing to send");
     }
@@ -66,6 +96,26 @@ mod tests {
     fn a_crowd_is_sent_by_the_group() {
         let hold = Hold::begin(CROWD, &Tick(7));
         assert_eq!((0..).find(|count| hold.is_over(*count, &Tick(7))), Some(CROWD));
+    }
+
+    #[test]
+    fn large_writes_end_the_group_when_there_is_no_room() {
+        let mut hold = Hold::begin(CROWD, &Tick(7));
+        assert!(!hold.takes(ROOM + 1) && !hold.is_over(1, &Tick(7)), "too large for any group");
+        assert!(hold.takes(ROOM - 1) && !hold.is_over(1, &Tick(7)));
+        assert!(hold.takes(ROOM) && hold.is_over(2, &Tick(7)), "the last one may be more than there is room for");
+        assert!(!hold.takes(1));
+        hold.restart(&Tick(7));
+        assert!(hold.takes(1) && !hold.is_over(1, &Tick(7)));
+    }
+
+    #[test]
+    fn who_is_alone_waits_for_nobody() {
+        let mut hold = Hold::begin(CROWD, &Tick(7));
+        hold.next(true);
+        assert!(!hold.takes(1) && hold.is_over(1, &Tick(7)) && !hold.is_over(0, &Tick(7)));
+        hold.next(false);
+        assert!(hold.takes(1) && !hold.is_over(1, &Tick(7)));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! the data of others in a turn of many callbacks.
 //!
 //! Whoever needs to know how much has left (`get_write_buffer_size`, `close`, limits of flow control) has it flushed
-//! first, so that only the system calls differ from sending at once, never what a program observes.
+//! first, so that only the system calls differ from sending at once, never what a program observes. (But that a crowd's
+//! large messages pause their protocols when they leave, not inside `write()`.)
 
 use std::io::{self, IoSlice};
 
@@ -17,8 +18,8 @@ use super::super::event_loop::EventLoop;
 use super::super::state::Elsewhere;
 use super::super::transport::{SILENT_DROPS, exact_bytes, log, snapshot, tell_protocol};
 use super::super::{context, errors, pipe, run, tls};
-use super::{Conn, attach, close, hold, is_native, with_conn};
-use crate::io::WriteQueue;
+use super::{Conn, State, attach, close, hold, is_native, with_conn};
+use crate::io::{AT_ONCE_FROM, WriteQueue};
 use crate::py::invoke::Invoke;
 
 /// `transport.write(data)`.
@@ -94,31 +95,52 @@ fn drops(conn: Conn<'_, '_>) -> PyResult<bool> {
     Ok(lost > 0)
 }
 
-/// Adds to the queue, and sends it now, or at the end of the callback if there is little in it.
+/// Adds to the queue, and sends it now, or at the end of the callback if there is little in it or the turn is a crowd.
 fn add(conn: Conn<'_, '_>, push: impl FnOnce(&mut WriteQueue<PyBackedBytes>)) -> PyResult<()> {
-    let core = conn.event_loop.get();
-    let (now, later) = conn.state(|state| {
+    let (py, core) = (conn.py(), conn.event_loop.get());
+    let (large, now, later) = conn.state(|state| {
         push(&mut state.queue);
         if state.blocked || state.queue.is_empty() {
-            return (false, false);
+            return (false, false, false);
         }
-        let now = state.queue.is_large(state.mark.high()) || !core.holds_writes();
-        let later = !now && !state.dirty && !state.in_flight;
+        let large = state.queue.is_large(state.mark.high());
+        let held = core.holds_writes() && (!large || waits_for_others(py, state, core));
+        let later = held && !state.dirty && !state.in_flight;
         state.dirty |= later;
-        (now, later)
+        (large, !held, later)
     });
     if later {
-        core.mark_dirty(conn.py(), conn.transport.clone().unbind());
-        return Ok(());
+        core.mark_dirty(py, conn.transport.clone().unbind());
     }
     if now {
         settle(conn)?;
         if conn.state(|state| (state.blocked || state.in_flight) && !state.own_context) {
-            let context = context::copy(conn.py())?.unbind();
-            let _old = conn.state(|state| state.write_context.replace(context));
+            keep_context(conn)?;
         }
+        pause_if_full(conn)
+    } else if large {
+        // How much of it is too much is known when it has been sent.
+        keep_context(conn)
+    } else if later {
+        Ok(())
+    } else {
+        pause_if_full(conn)
     }
-    pause_if_full(conn)
+}
+
+/// What this write calls later runs in the context of now.
+fn keep_context(conn: Conn<'_, '_>) -> PyResult<()> {
+    let context = context::copy(conn.py())?.unbind();
+    let _old = conn.state(|state| state.write_context.replace(context));
+    Ok(())
+}
+
+/// Whether what would leave at once waits for others of a turn of many callbacks. Whoever has set a low mark wants to know
+/// at once what the kernel does not take.
+#[inline(never)]
+fn waits_for_others(py: Python<'_>, state: &State, core: &EventLoop) -> bool {
+    let patient = state.mark.high() >= AT_ONCE_FROM && !state.in_flight;
+    patient && core.state.with(py, |owner| owner.hold.takes(state.queue.len()))
 }
 
 /// Flushes every transport, pipes included, that the last callbacks wrote to, in the order of the first write to each.
@@ -127,8 +149,11 @@ pub fn flush_dirty(this: &Bound<'_, EventLoop>) -> PyResult<()> {
     let py = this.py();
     while let Some(transport) = this.get().state.with(py, |state| state.dirty.pop_front()) {
         let outcome = serve(transport.bind(py), false, |conn| {
-            conn.state(|state| state.dirty = false);
-            flush(conn)?;
+            if conn.state(|state| std::mem::take(&mut state.dirty) && state.queue.is_large(state.mark.high())) {
+                flush_large(conn)?;
+            } else {
+                flush(conn)?;
+            }
             if conn.state(|state| state.owes_news()) {
                 context::run(&conn.write_context(), || progressed(conn))?;
             }
@@ -137,6 +162,18 @@ pub fn flush_dirty(this: &Bound<'_, EventLoop>) -> PyResult<()> {
         // Like any callback's, an exception of the protocol must not end the loop.
         outcome.or_else(|error| run::report(this, "StreamTransport._flush()", error))?;
     }
+    Ok(())
+}
+
+/// Flushes what may be more than the high mark allows: now it is known.
+#[inline(never)]
+fn flush_large(conn: Conn<'_, '_>) -> PyResult<()> {
+    settle(conn)?;
+    let rest = conn.state(|state| !state.queue.is_empty());
+    if rest {
+        context::run(&conn.write_context(), || pause_if_full(conn))?;
+    }
+    let _garbage = conn.state(|state| if rest && !state.own_context { None } else { state.write_context.take() });
     Ok(())
 }
 
