@@ -15,10 +15,8 @@ use super::super::call::bytes_filled_by;
 use super::super::run;
 use super::super::transport::{SILENT_DROPS, log, snapshot};
 use super::{Session, TlsProtocol, below};
+use crate::io::AT_ONCE_FROM;
 use crate::tls::Phase;
-
-/// So many bytes are not held back for the end of the callback.
-const AT_ONCE_FROM: usize = 64 * 1024;
 
 /// At most this much data goes into records before the transport below gets them: what it is full of need not be
 /// encrypted yet. Less than a socket takes at once costs more system calls than the processor's cache gains.
