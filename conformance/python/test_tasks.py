@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import gc
 import sys
 import threading
 
@@ -54,6 +55,9 @@ def test_tasks_and_futures_belong_to_the_loop_that_made_them(loop, loop_factory,
     made.append(loop.create_future())
     loop.run_until_complete(main())
     assert [task.get_loop() for task in made] == [loop] * 6
+    given = [task.get_name() for task in made if isinstance(task, asyncio.Task)]
+    assert given[0] == "given"
+    assert all(name.startswith("Task-") for name in given[1:])
     if other is not None:
         other.close()
 
@@ -68,6 +72,32 @@ def test_task_options(loop, run):
         return await task
 
     assert run(main()) == 1
+
+
+def test_options_that_are_given_one_by_one(loop, run):
+    """Whatever others are left out, None, or not spelled in the source."""
+
+    async def main():
+        context = contextvars.copy_context()
+        named = [
+            loop.create_task(value(), **options)
+            for options in ({"name": "x"}, {"".join(["na", "me"]): "x"})
+        ]
+        named.append(loop.create_task(value(), name="x", context=None))
+        named.append(loop.create_task(coro=value(), name="x"))
+        placed = [
+            loop.create_task(value(), context=context),
+            loop.create_task(value(), name=None, context=context),
+        ]
+        assert [task.get_name() for task in named] == ["x"] * 4
+        assert all(task.get_name().startswith("Task-") for task in placed)
+        if PY >= (3, 12):
+            assert [task.get_context() is context for task in named + placed] == [False] * 4 + [
+                True
+            ] * 2
+        await asyncio.gather(*named, *placed)
+
+    run(main())
 
 
 def test_registries(loop, run):
@@ -149,6 +179,63 @@ def test_eager_start(loop, run, eager):
         return started
 
     assert run(main()) == ([1] if eager else [])
+
+
+@pytest.mark.skipif(PY < (3, 14), reason="create_task(eager_start=) is new in Python 3.14")
+@pytest.mark.parametrize("fails", [False, True])
+def test_eager_start_with_other_options(loop, run, fails):
+    """A task that ends at once, or fails at once, has all that it was given."""
+    variable = contextvars.ContextVar("variable", default="creator's")
+
+    async def quick():
+        seen.append((variable.get(), asyncio.current_task().get_name()))
+        if fails:
+            raise LookupError("at once")
+        return 5
+
+    async def main():
+        me = asyncio.current_task()
+        task = loop.create_task(quick(), name="eager", context=context, eager_start=True)
+        assert (task.done(), task.get_loop(), asyncio.current_task()) == (True, loop, me)
+        assert outcome(task.result) == (("LookupError", "at once") if fails else 5)
+        slow = loop.create_task(value(6), eager_start=True, name=None)
+        assert not slow.done()
+        assert slow.get_name().startswith("Task-")
+        return await slow
+
+    seen = []
+    context = contextvars.copy_context()
+    context.run(variable.set, "its own")
+    assert run(main()) == 6
+    assert seen == [("its own", "eager")]
+
+
+@pytest.mark.skipif(PY < (3, 14), reason="create_task(eager_start=) is new in Python 3.14")
+def test_eager_start_outside_the_run_starts_with_it(loop):
+    seen = []
+
+    async def note():
+        seen.append(asyncio.get_running_loop())
+
+    task = loop.create_task(note(), eager_start=True)
+    assert seen == []
+    loop.run_until_complete(task)
+    assert seen == [loop]
+
+
+@pytest.mark.skipif(PY < (3, 14), reason="create_task(eager_start=) is new in Python 3.14")
+def test_an_eager_start_that_ends_the_program(loop, reports):
+    async def leave():
+        raise SystemExit(3)
+
+    async def main():
+        with pytest.raises(SystemExit):
+            loop.create_task(leave(), eager_start=True)
+        return 7
+
+    assert loop.run_until_complete(main()) == 7
+    gc.collect()
+    assert reports.messages() == ["Task exception was never retrieved"]
 
 
 def test_create_task_of_a_subclass_is_used(loop_factory):

@@ -171,23 +171,31 @@ fn create_future<'py>(this: &Bound<'py, EventLoop>) -> PyResult<Bound<'py, PyAny
 fn create_task<'py>(this: &Bound<'py, EventLoop>, args: Args<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
     let py = this.py();
     this.get().check_open()?;
-    // Factories and options differ from version to version: that is CPython's to know. Before 3.14 its functions pass the
-    // options on even if they were not given.
-    let plain = args.len() == 1 && args.keywords().all(|(name, value)| value.is_none() && is_option(py, name));
-    if !plain || this.get().has_task_factory(py) || this.get().is_debug() {
+    // Factories and the options beside these differ from version to version: that is CPython's to know.
+    let known = args.len() == 1 && args.keywords().all(|(name, _)| is_option(py, name));
+    if !known || this.get().has_task_factory(py) || this.get().is_debug() {
         return args.call(&BASE_LOOP.get(py)?.getattr(intern!(py, "create_task"))?, this);
     }
     let class = TASK.get(py)?;
-    if TASK.finds_loop(&class, this)? {
-        return class.invoke((args.get(0),));
+    // None for an option is what it is without one. Before 3.14 CPython's functions pass them on even if they were not given.
+    let plain = args.keywords().all(|(_, value)| value.is_none());
+    match (TASK.finds_loop(&class, this)?, plain) {
+        (true, true) => class.invoke((args.get(0),)),
+        (true, false) => args.pass_to(&class),
+        (false, _) => {
+            let options = of_loop(this)?;
+            args.keywords().try_for_each(|(name, value)| options.set_item(name, value))?;
+            class.invoke_with((args.get(0),), &options)
+        }
     }
-    class.invoke_with((args.get(0),), &of_loop(this)?)
 }
 
-/// Whether a task without this option is as one with None for it.
+/// Whether tasks take this option in every version that this can be built for.
 #[inline]
 fn is_option(py: Python<'_>, name: Borrowed<'_, '_, PyAny>) -> bool {
-    name.is(intern!(py, "name")) || name.is(intern!(py, "context"))
+    name.is(intern!(py, "name"))
+        || name.is(intern!(py, "context"))
+        || cfg!(Py_3_14) && name.is(intern!(py, "eager_start"))
 }
 
 /// The callback among the arguments of `method`: the last of `names`, then its own arguments, and `context=`.

@@ -52,7 +52,7 @@ impl<'py> Invoke<'py> for Bound<'py, PyAny> {
         args.lay_out(self.py(), |words| {
             let count = (words.len() - BEFORE) | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
             // SAFETY: the words from `BEFORE` on are live objects, and the one before them is free to be written to.
-            unsafe { vectorcall(self, words.as_ptr().add(BEFORE), count) }
+            unsafe { vectorcall(self, words.as_ptr().add(BEFORE), count, std::ptr::null_mut()) }
         })
     }
 
@@ -89,7 +89,8 @@ impl<'py> Invoke<'py> for Bound<'py, PyAny> {
     }
 }
 
-/// Calls `function` with the objects from `first` on.
+/// Calls `function` with the objects from `first` on: `count` by position, then one for each of `names`, a tuple of strings
+/// or NULL.
 ///
 /// # Safety
 /// They live as long as the call. `count` may carry `PY_VECTORCALL_ARGUMENTS_OFFSET` if the word before them may be
@@ -99,10 +100,11 @@ pub unsafe fn vectorcall<'py>(
     function: &Bound<'py, PyAny>,
     first: *const *mut PyObject,
     count: usize,
+    names: *mut PyObject,
 ) -> PyResult<Bound<'py, PyAny>> {
     // SAFETY: attached; the rest is the caller's promise. The result is a new reference, or NULL with an exception set.
     unsafe {
-        let result = keeping(|| PyObject_Vectorcall(function.as_ptr(), first, count, std::ptr::null_mut()));
+        let result = keeping(|| PyObject_Vectorcall(function.as_ptr(), first, count, names));
         Bound::from_owned_ptr_or_err(function.py(), result)
     }
 }

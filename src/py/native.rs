@@ -6,7 +6,7 @@
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::invoke::Invoke;
+use super::invoke::{self, Invoke};
 use pyo3::PyTypeInfo;
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
@@ -431,6 +431,14 @@ impl<'a, 'py> Args<'a, 'py> {
             let given = Borrowed::from_ptr(self.py, ffi::PyTuple_GET_ITEM(names.as_ptr(), 0));
             keyword.is(names, given).then(|| Borrowed::from_ptr(self.py, value))
         }
+    }
+
+    /// Calls `function(*args, **kwargs)` with them as they lie.
+    #[inline]
+    pub fn pass_to(self, function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let names = self.names.map_or(std::ptr::null_mut(), |names| names.as_ptr());
+        // SAFETY: live for the length of the call, which `'a` is: the positional ones, behind them one for each name.
+        unsafe { invoke::vectorcall(function, self.positional.as_ptr(), self.len(), names) }
     }
 
     /// Calls `function(first, *args, **kwargs)` with them.

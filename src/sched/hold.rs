@@ -1,17 +1,23 @@
 //! How long the loop holds back what callbacks write.
 //!
 //! As a rule until the callback returns. In a turn of many callbacks it waits for some of the others: sends that follow
-//! each other closely find a peer on the same machine awake, with a callback in between each has to wake it.
+//! each other closely find a peer on the same machine awake, with a callback in between each has to wake it; and copies of
+//! large data, which push the interpreter out of the processor's cache, do so once for all of them.
 #![forbid(unsafe_code)]
 
 use super::slice::Clocks;
 
-/// A turn of so many callbacks is a crowd, and so many transports are written to before their data leaves.
+/// A turn of so many callbacks is a crowd.
 const CROWD: usize = 16;
 
-/// Or so many bytes of those that by themselves would leave at once: three bodies of 100 kB save most of the wake-ups, and
-/// are still in the processor's cache when they leave.
-const ROOM: usize = 256 * 1024;
+/// In a crowd so many transports are written to before their data leaves.
+const GROUP: usize = 32;
+
+/// What would leave at once waits, too, unless a transport has more of it.
+const LARGE: usize = 256 * 1024;
+
+/// Of such data no more waits in all: what is held must not grow without bounds.
+const ROOM: usize = 4 * 1024 * 1024;
 
 /// What one turn holds back.
 #[derive(Debug, Default)]
@@ -33,7 +39,7 @@ impl Hold {
         if callbacks < CROWD {
             Self { most: 1, ..Self::default() }
         } else {
-            Self { most: CROWD, room: ROOM, alone: false, tick: clocks.coarse() }
+            Self { most: GROUP, room: ROOM, alone: false, tick: clocks.coarse() }
         }
     }
 
@@ -45,7 +51,7 @@ impl Hold {
 
     /// Whether so many bytes, which would leave at once, wait for others, too.
     pub fn takes(&mut self, bytes: usize) -> bool {
-        let takes = self.room > 0 && bytes <= ROOM && !self.alone;
+        let takes = self.room > 0 && bytes <= LARGE && !self.alone;
         if takes {
             self.room = self.room.saturating_sub(bytes);
         }
@@ -95,15 +101,18 @@ mod tests {
     #[test]
     fn a_crowd_is_sent_by_the_group() {
         let hold = Hold::begin(CROWD, &Tick(7));
-        assert_eq!((0..).find(|count| hold.is_over(*count, &Tick(7))), Some(CROWD));
+        assert_eq!((0..).find(|count| hold.is_over(*count, &Tick(7))), Some(GROUP));
     }
 
     #[test]
     fn large_writes_end_the_group_when_there_is_no_room() {
         let mut hold = Hold::begin(CROWD, &Tick(7));
-        assert!(!hold.takes(ROOM + 1) && !hold.is_over(1, &Tick(7)), "too large for any group");
-        assert!(hold.takes(ROOM - 1) && !hold.is_over(1, &Tick(7)));
-        assert!(hold.takes(ROOM) && hold.is_over(2, &Tick(7)), "the last one may be more than there is room for");
+        assert!(!hold.takes(LARGE + 1) && !hold.is_over(1, &Tick(7)), "too large for any group");
+        for _ in 1..ROOM / LARGE {
+            assert!(hold.takes(LARGE) && !hold.is_over(1, &Tick(7)));
+        }
+        assert!(hold.takes(LARGE - 1) && !hold.is_over(1, &Tick(7)), "there is room for one byte");
+        assert!(hold.takes(LARGE) && hold.is_over(2, &Tick(7)), "the last one may be more than there is room for");
         assert!(!hold.takes(1));
         hold.restart(&Tick(7));
         assert!(hold.takes(1) && !hold.is_over(1, &Tick(7)));

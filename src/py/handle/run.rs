@@ -73,7 +73,8 @@ unsafe fn run_private<'py>(
         let count = (0..INLINE).take_while(|index| !(*first.add(*index)).is_null()).count();
         // The callee may use the word before its arguments for the time of the call, which spares bound methods a copy of
         // them. It is a slot of the handle, which nobody looks at meanwhile.
-        let call = || invoke::vectorcall(callback.bind(py), first, count | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET);
+        let count = count | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
+        let call = || invoke::vectorcall(callback.bind(py), first, count, std::ptr::null_mut());
         let result = match types.context.peek(object) {
             Some(context) => {
                 shared.leave()?;
@@ -134,7 +135,7 @@ fn run_known(
         // SAFETY: the items of a live tuple lie in a row, and our references keep it and the callback.
         unsafe {
             let items = (*args.as_ptr().cast::<ffi::PyTupleObject>()).ob_item.as_ptr();
-            invoke::vectorcall(&callback, items, args.len())
+            invoke::vectorcall(&callback, items, args.len(), std::ptr::null_mut())
         }
     });
     let result = match result {
