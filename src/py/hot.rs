@@ -190,7 +190,7 @@ fn create_task<'py>(this: &Bound<'py, EventLoop>, args: Args<'_, 'py>) -> PyResu
     }
 }
 
-/// Whether tasks take this option in every version that this can be built for.
+/// Whether `create_task` takes this option, in every release of the version that this is built for.
 #[inline]
 fn is_option(py: Python<'_>, name: Borrowed<'_, '_, PyAny>) -> bool {
     name.is(intern!(py, "name"))
