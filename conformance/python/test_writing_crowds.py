@@ -18,10 +18,10 @@ CROWD = 40
 
 
 @contextlib.asynccontextmanager
-async def crowd():
+async def crowd(factory=Recorder):
     """Many transports, each with the blocking socket at its other end."""
     async with contextlib.AsyncExitStack() as stack:
-        pipes = [await stack.enter_async_context(piped(sockets=unix_pair)) for _ in range(CROWD)]
+        pipes = [await stack.enter_async_context(piped(factory(), unix_pair)) for _ in range(CROWD)]
         yield [(transport, peer) for transport, _, peer in pipes]
 
 
@@ -139,6 +139,60 @@ def test_a_second_write_pauses_nobody_for_whom_there_is_room(run, loop):
             assert recv_exactly(peer, 13) == b"1234512345678"
             assert [name for name, *_ in events] == ["made"]
 
+    run(main())
+
+
+@pytest.mark.parametrize("size", [10, 4096, 4097, 100_000], ids=str)
+@pytest.mark.parametrize("ending", [None, "close", "write_eof"])
+def test_all_protocols_answer_what_they_get(run, loop, size, ending):
+    """In one turn, and some of them end the connection with it."""
+
+    class Protocol(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            self.transport.write(data)
+            self.transport.write(pattern(size - len(data)))
+            if ending:
+                getattr(self.transport, ending)()
+
+    async def main():
+        async with crowd(Protocol) as pairs:
+            for turn in range(1 if ending else 3):
+                asked = [b"%d:%d" % (turn, number) for number in range(CROWD)]
+                for (_, peer), question in zip(pairs, asked, strict=True):
+                    peer.sendall(question)
+                expected = [question + pattern(size - len(question)) for question in asked]
+                assert await loop.run_in_executor(None, received, pairs, expected) == expected
+            if ending:
+                ends = await loop.run_in_executor(None, lambda: [p.recv(1) for _, p in pairs])
+                assert ends == [b""] * CROWD
+
+    run(main())
+
+
+def test_who_answers_last_finds_that_the_others_have_left(run, loop):
+    """All of them answer in one turn, also those whose sockets are full."""
+
+    class Protocol(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            self.transport.write(b"END!")
+            answered.append(self.transport)
+            if len(answered) == CROWD:
+                sizes.update((t, t.get_write_buffer_size()) for t in answered)
+
+    async def main():
+        async with crowd(Protocol) as pairs:
+            filled = [fill(pair[0]) if number % 2 else 0 for number, pair in enumerate(pairs)]
+            for _, peer in pairs:
+                peer.sendall(b"x")
+            while not sizes:
+                await asyncio.sleep(0)
+            assert [sizes[transport] for transport, _ in pairs] == [4 if n else 0 for n in filled]
+            read = loop.run_in_executor(None, last_four, pairs, filled)
+            assert await read == [b"END!"] * CROWD
+
+    answered, sizes = [], {}
     run(main())
 
 

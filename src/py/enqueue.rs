@@ -102,9 +102,12 @@ impl EventLoop {
         }
     }
 
-    /// Has the loop flush this transport when the running callback returns.
-    pub fn mark_dirty(&self, py: Python<'_>, transport: Py<PyAny>) {
-        self.change(py, |state| state.dirty.push_back(transport));
+    /// Has the loop flush this transport, which so many bytes wait for, when the running callback returns.
+    pub fn mark_dirty(&self, py: Python<'_>, transport: Py<PyAny>, bytes: usize) {
+        self.change(py, |state| {
+            state.dirty.push_back(transport);
+            state.hold.wrote(bytes);
+        });
     }
 
     /// Takes the handles that other threads have left into the ready queue.

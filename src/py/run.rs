@@ -171,7 +171,6 @@ impl<'py> Turn<'_, 'py> {
                 state.fresh.settle(self.types);
                 let sends = state.hold.is_over(state.dirty.len(), &System);
                 let item = state.sched.pop();
-                // What a protocol answers when it gets data is not held back: with so little in between, the peer is awake.
                 state.hold.next(!matches!(item, Some(Item::Handle(_))));
                 (item, sends)
             });

@@ -64,10 +64,10 @@ fn added(end: End<'_, '_>) -> PyResult<()> {
     let (now, later) = end.state(|state| {
         let now = state.records || state.queue.is_large(state.mark.high()) || !core.holds_writes();
         let later = !now && !state.blocked && !std::mem::replace(&mut state.dirty, true);
-        (now, later)
+        (now, later.then(|| state.queue.len()))
     });
-    if later {
-        core.mark_dirty(end.py(), end.transport.clone().unbind());
+    if let Some(bytes) = later {
+        core.mark_dirty(end.py(), end.transport.clone().unbind(), bytes);
         return Ok(());
     }
     if now {
@@ -142,7 +142,7 @@ fn leave_to_loop(end: End<'_, '_>, error: PyErr) -> PyResult<()> {
         return Err(error);
     }
     if !end.state(|state| std::mem::replace(&mut state.dirty, true)) {
-        core.mark_dirty(end.py(), end.transport.clone().unbind());
+        core.mark_dirty(end.py(), end.transport.clone().unbind(), 0);
     }
     Ok(())
 }

@@ -101,16 +101,16 @@ fn add(conn: Conn<'_, '_>, push: impl FnOnce(&mut WriteQueue<PyBackedBytes>)) ->
     let (large, now, later) = conn.state(|state| {
         push(&mut state.queue);
         if state.blocked || state.queue.is_empty() {
-            return (false, false, false);
+            return (false, false, None);
         }
         let large = state.queue.is_large(state.mark.high());
         let held = core.holds_writes() && (!large || waits_for_others(py, state, core));
         let later = held && !state.dirty && !state.in_flight;
         state.dirty |= later;
-        (large, !held, later)
+        (large, !held, later.then(|| state.queue.len()))
     });
-    if later {
-        core.mark_dirty(py, conn.transport.clone().unbind());
+    if let Some(bytes) = later {
+        core.mark_dirty(py, conn.transport.clone().unbind(), bytes);
     }
     if now {
         settle(conn)?;
@@ -121,7 +121,7 @@ fn add(conn: Conn<'_, '_>, push: impl FnOnce(&mut WriteQueue<PyBackedBytes>)) ->
     } else if large {
         // How much of it is too much is known when it has been sent.
         keep_context(conn)
-    } else if later {
+    } else if later.is_some() {
         Ok(())
     } else {
         pause_if_full(conn)
@@ -268,7 +268,7 @@ pub fn flush(conn: Conn<'_, '_>) -> PyResult<()> {
 #[cold]
 fn leave_to_loop(conn: Conn<'_, '_>) {
     if !conn.state(|state| std::mem::replace(&mut state.dirty, true)) {
-        conn.event_loop.get().mark_dirty(conn.py(), conn.transport.clone().unbind());
+        conn.event_loop.get().mark_dirty(conn.py(), conn.transport.clone().unbind(), 0);
     }
 }
 
@@ -326,7 +326,7 @@ pub fn settle(conn: Conn<'_, '_>) -> PyResult<()> {
         later
     });
     if later {
-        core.mark_dirty(conn.py(), conn.transport.clone().unbind());
+        core.mark_dirty(conn.py(), conn.transport.clone().unbind(), 0);
     }
     Ok(())
 }

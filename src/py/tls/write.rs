@@ -34,14 +34,15 @@ pub fn write(session: Session<'_, '_>, data: impl IntoIterator<Item = PyBackedBy
     let (now, later) = session.state(|state| {
         data.into_iter().filter(|data| !data.is_empty()).for_each(|data| state.backlog.push(data));
         if state.phase != Phase::Wrapped {
-            return (false, false);
+            return (false, None);
         }
         let held = state.backlog.len() <= AT_ONCE_FROM && state.backlog.len() < state.write_mark.high();
         let later = held && core.holds_writes() && !state.backlog.is_empty();
-        (!later, later && !std::mem::replace(&mut state.dirty, true))
+        let listed = later && !std::mem::replace(&mut state.dirty, true);
+        (!later, listed.then(|| state.backlog.len()))
     });
-    if later {
-        core.mark_dirty(session.py(), session.0.clone().into_any().unbind());
+    if let Some(bytes) = later {
+        core.mark_dirty(session.py(), session.0.clone().into_any().unbind(), bytes);
     }
     if now { session.or_fatal(|| encrypt(session)) } else { Ok(()) }
 }
