@@ -13,6 +13,7 @@ from harness import (
     pattern,
     piped,
     recv_exactly,
+    reset,
     spin,
     tcp_pair,
     unix_pair,
@@ -79,6 +80,54 @@ def test_buffers_may_be_changed_after_write(run, loop, kind, size):
 @every_mutable_kind
 def test_large_buffers_may_be_changed_after_write(run, loop, kind):
     run(change_after_write(loop, kind, FULL))
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_large_buffers_keep_their_place(run, loop, kind):
+    """Behind what was written before, whether it has left, waits for the callback's end or for room in the socket."""
+
+    async def main():
+        async with piped() as (transport, protocol, peer):
+            sent = bytearray()
+            for before in (0, 10, 70_000, FULL, 0):
+                for data in (pattern(before), pattern(100_000), b"|", pattern(FULL), b"end"):
+                    transport.write(kind(bytearray(data)))
+                    sent += data
+            assert protocol.names == ["made", "pause"]
+            assert await loop.run_in_executor(None, recv_exactly, peer, len(sent)) == sent
+            await spin(3)
+            assert protocol.names == ["made", "pause", "resume"]
+
+    run(main())
+
+
+ON_A_CONNECTION_WITHOUT_USE = {
+    "ended": lambda transport, peer: transport.write_eof(),
+    "closed": lambda transport, peer: transport.close(),
+    "aborted": lambda transport, peer: transport.abort(),
+    "reset": lambda transport, peer: reset(peer),
+}
+
+
+@pytest.mark.parametrize("state", ON_A_CONNECTION_WITHOUT_USE)
+@pytest.mark.parametrize("released", [False, True])
+def test_large_buffers_for_nobody(compare, state, released):
+    def scenario(loop, reports):
+        async def main():
+            async with piped() as (transport, protocol, peer):
+                ON_A_CONNECTION_WITHOUT_USE[state](transport, peer)
+                view = memoryview(bytearray(100_000))
+                if released:
+                    view.release()
+                found = [outcome(lambda: transport.write(view)) for _ in range(2)]
+                sizes = transport.get_write_buffer_size()
+                if state != "ended":
+                    found.append(type(await protocol.lost))
+                return found, sizes, protocol.names
+
+        return loop.run_until_complete(main())
+
+    compare(scenario)
 
 
 def test_multidimensional_and_wide_buffers(compare):

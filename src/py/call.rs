@@ -204,7 +204,7 @@ impl<'py> ReadableBuffer<'py> {
         if self.0.view.len == 0 {
             return &[];
         }
-        // SAFETY: as for `WritableBuffer`: only the kernel looks at the bytes, within one call.
+        // SAFETY: as for `WritableBuffer`: the bytes are only copied, by the kernel or into others, within one call.
         unsafe { std::slice::from_raw_parts(self.0.view.buf.cast(), self.0.view.len as usize) }
     }
 }

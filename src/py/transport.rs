@@ -188,6 +188,10 @@ pub fn too_large() -> PyErr {
 
 /// A copy of what the buffer protocol shows. `bytes(data)` would ask a subclass for its opinion.
 pub fn snapshot<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    if let Ok(lent) = call::ReadableBuffer::of(data) {
+        return Ok(PyBytes::new(data.py(), lent.as_slice()));
+    }
+    // In pieces, or not at all.
     let view = PyMemoryView::from(data)?;
     Ok(view.invoke_method(intern!(data.py(), "tobytes"), ())?.cast_into()?)
 }

@@ -11,9 +11,10 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 use zloop_backends::{AnyBackend, Backend, Interest, MAX_SLICES, Sent, Token, attempt};
 
+use super::super::call::ReadableBuffer;
 use super::super::event_loop::EventLoop;
 use super::super::state::Elsewhere;
 use super::super::transport::{SILENT_DROPS, exact_bytes, log, snapshot, tell_protocol};
@@ -24,6 +25,13 @@ use crate::py::invoke::Invoke;
 
 /// `transport.write(data)`.
 pub fn write(conn: Conn<'_, '_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+    if data.is_exact_instance_of::<PyMemoryView>() || data.is_exact_instance_of::<PyByteArray>() {
+        if let Ok(lent) = ReadableBuffer::of(data) {
+            return write_lent(conn, lent);
+        }
+        // In pieces or released, which matters after this only.
+        check_open(conn, "write", "write")?;
+    }
     let data = exact_bytes(data, ("selector_events", "_SelectorSocketTransport"))?;
     write_owned(conn, PyBackedBytes::from(data))
 }
@@ -38,6 +46,35 @@ pub fn write_owned(conn: Conn<'_, '_>, data: PyBackedBytes) -> PyResult<()> {
         return Ok(());
     }
     add(conn, |queue| queue.push(data)).or_else(|error| forget_late(conn, error))
+}
+
+/// The same for what others may change after the call: the kernel gets so much of it that would leave at once anyway from
+/// where it is, only the rest is copied.
+fn write_lent(conn: Conn<'_, '_>, lent: ReadableBuffer<'_>) -> PyResult<()> {
+    let data = lent.as_slice();
+    let sent = if data.len() > AT_ONCE_FROM { send_lent(conn, data) } else { Ok(0) };
+    let rest = sent.map(|count| PyBytes::new(conn.py(), &data[count..]));
+    drop(lent);
+    match rest {
+        Ok(rest) => write_owned(conn, PyBackedBytes::from(rest)),
+        Err(error) => broken(conn, &error),
+    }
+}
+
+/// Sends what the kernel takes now, unless something stands against it; says how much that is.
+fn send_lent(conn: Conn<'_, '_>, data: &[u8]) -> io::Result<usize> {
+    let (core, fd) = (conn.event_loop.get(), conn.stream.get().fd);
+    conn.state(|state| {
+        let attached = state.attached && state.token.is_some();
+        if !attached || !core.holds_writes() || !state.takes_writes() || !state.is_idle() || state.blocked {
+            return Ok(0);
+        }
+        core.state.with(conn.py(), |owner| owner.slice.end());
+        attempt::send(fd, &[IoSlice::new(data)]).or_else(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => Ok(0),
+            _ => Err(error),
+        })
+    })
 }
 
 /// `transport.writelines(list_of_data)`.
