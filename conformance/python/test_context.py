@@ -422,6 +422,54 @@ def test_flow_control_runs_in_the_context_of_the_writer(compare):
     assert resume == ("resume", "creator" if sys.version_info >= (3, 15) else "writer")
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_a_later_write_does_not_change_where_flow_control_runs(compare, kind):
+    """The socket turns full in one context, and another writes what is too much."""
+
+    def scenario(loop, reports):
+        seen = []
+
+        class Protocol(Recorder):
+            def pause_writing(self):
+                seen.append(("pause", VARIABLE.get()))
+
+            def resume_writing(self):
+                seen.append(("resume", VARIABLE.get().split("+")[0]))
+                self.resumed.set_result(None)
+
+        near, far = unix_pair()
+        near.setblocking(False)
+        room = near.send(bytes(10_000_000))
+        drain(far, room)
+
+        async def main():
+            VARIABLE.set("creator")
+            protocol = Protocol()
+            protocol.resumed = loop.create_future()
+            transport, _ = await loop.create_unix_connection(lambda: protocol, sock=near)
+            VARIABLE.set("writer")
+            transport.write(kind(bytes(room + 30_000)))
+            rest = transport.get_write_buffer_size()
+            await spin(2)
+            VARIABLE.set("later")
+            transport.write(bytes(60_000))
+            reader = loop.run_in_executor(None, drain, far, room + 90_000)
+            await protocol.resumed
+            await reader
+            transport.close()
+            await protocol.lost
+            return rest
+
+        rest = loop.run_until_complete(main())
+        far.close()
+        assert 0 < rest <= 64 * 1024
+        return seen
+
+    pause, resume = compare(scenario)
+    assert pause == ("pause", "later")
+    assert resume == ("resume", "creator" if sys.version_info >= (3, 15) else "writer")
+
+
 def drain(sock, count):
     while count:
         count -= len(sock.recv(1 << 18))

@@ -53,10 +53,15 @@ pub fn write_owned(conn: Conn<'_, '_>, data: PyBackedBytes) -> PyResult<()> {
 fn write_lent(conn: Conn<'_, '_>, lent: ReadableBuffer<'_>) -> PyResult<()> {
     let data = lent.as_slice();
     let sent = if data.len() > AT_ONCE_FROM { send_lent(conn, data) } else { Ok(0) };
-    let rest = sent.map(|count| PyBytes::new(conn.py(), &data[count..]));
+    let rest = sent.map(|count| (count > 0, PyBackedBytes::from(PyBytes::new(conn.py(), &data[count..]))));
     drop(lent);
     match rest {
-        Ok(rest) => write_owned(conn, PyBackedBytes::from(rest)),
+        Ok((true, rest)) if !rest.is_empty() => {
+            // The kernel has no room for it.
+            conn.state(|state| state.queue.push(rest));
+            send_now(conn)
+        }
+        Ok((_, rest)) => write_owned(conn, rest),
         Err(error) => broken(conn, &error),
     }
 }
@@ -150,11 +155,7 @@ fn add(conn: Conn<'_, '_>, push: impl FnOnce(&mut WriteQueue<PyBackedBytes>)) ->
         core.mark_dirty(py, conn.transport.clone().unbind(), bytes);
     }
     if now {
-        settle(conn)?;
-        if conn.state(|state| (state.blocked || state.in_flight) && !state.own_context) {
-            keep_context(conn)?;
-        }
-        pause_if_full(conn)
+        send_now(conn)
     } else if large {
         // How much of it is too much is known when it has been sent.
         keep_context(conn)
@@ -163,6 +164,15 @@ fn add(conn: Conn<'_, '_>, push: impl FnOnce(&mut WriteQueue<PyBackedBytes>)) ->
     } else {
         pause_if_full(conn)
     }
+}
+
+/// Sends what is queued without waiting for anything.
+fn send_now(conn: Conn<'_, '_>) -> PyResult<()> {
+    settle(conn)?;
+    if conn.state(|state| (state.blocked || state.in_flight) && !state.own_context) {
+        keep_context(conn)?;
+    }
+    pause_if_full(conn)
 }
 
 /// What this write calls later runs in the context of now.
