@@ -382,25 +382,30 @@ def test_each_connection_of_a_server_has_a_context(compare, certificates, over):
         assert dict(first)["made"].startswith("server+factory"), first
 
 
+class FlowRecorder(Recorder):
+    """Keeps in ``seen`` in which contexts it was told to pause and to resume."""
+
+    def __init__(self, loop):
+        super().__init__(loop)
+        self.seen = []
+        self.resumed = loop.create_future()
+
+    def pause_writing(self):
+        self.seen.append(("pause", VARIABLE.get()))
+
+    def resume_writing(self):
+        self.seen.append(("resume", VARIABLE.get().split("+")[0]))
+        self.resumed.set_result(None)
+
+
 def test_flow_control_runs_in_the_context_of_the_writer(compare):
     def scenario(loop, reports):
-        seen = []
-
-        class Protocol(Recorder):
-            def pause_writing(self):
-                seen.append(("pause", VARIABLE.get()))
-
-            def resume_writing(self):
-                seen.append(("resume", VARIABLE.get().split("+")[0]))
-                self.resumed.set_result(None)
-
         near, far = tcp_pair()
         near.setblocking(False)
 
         async def main():
             VARIABLE.set("creator")
-            protocol = Protocol()
-            protocol.resumed = loop.create_future()
+            protocol = FlowRecorder(loop)
             transport, _ = await loop.create_connection(lambda: protocol, sock=near)
             transport.set_write_buffer_limits(1)
             VARIABLE.set("writer")
@@ -412,8 +417,9 @@ def test_flow_control_runs_in_the_context_of_the_writer(compare):
             await reader
             transport.close()
             await protocol.lost
+            return protocol.seen
 
-        loop.run_until_complete(main())
+        seen = loop.run_until_complete(main())
         far.close()
         return seen
 
@@ -427,16 +433,6 @@ def test_a_later_write_does_not_change_where_flow_control_runs(compare, kind):
     """The socket turns full in one context, and another writes what is too much."""
 
     def scenario(loop, reports):
-        seen = []
-
-        class Protocol(Recorder):
-            def pause_writing(self):
-                seen.append(("pause", VARIABLE.get()))
-
-            def resume_writing(self):
-                seen.append(("resume", VARIABLE.get().split("+")[0]))
-                self.resumed.set_result(None)
-
         near, far = unix_pair()
         near.setblocking(False)
         room = near.send(bytes(10_000_000))
@@ -444,8 +440,7 @@ def test_a_later_write_does_not_change_where_flow_control_runs(compare, kind):
 
         async def main():
             VARIABLE.set("creator")
-            protocol = Protocol()
-            protocol.resumed = loop.create_future()
+            protocol = FlowRecorder(loop)
             transport, _ = await loop.create_unix_connection(lambda: protocol, sock=near)
             VARIABLE.set("writer")
             transport.write(kind(bytes(room + 30_000)))
@@ -458,9 +453,9 @@ def test_a_later_write_does_not_change_where_flow_control_runs(compare, kind):
             await reader
             transport.close()
             await protocol.lost
-            return rest
+            return rest, protocol.seen
 
-        rest = loop.run_until_complete(main())
+        rest, seen = loop.run_until_complete(main())
         far.close()
         assert 0 < rest <= 64 * 1024
         return seen
