@@ -12,7 +12,7 @@ from harness.workloads import MORE_IS_BETTER, NATIVE, Metrics
 # The metric that decides in each group, and how it reads.
 PRIMARY = {
     "echo": ("cpu_us", "server CPU, µs per request"),
-    "echo at a fixed rate": ("p99_us", "p99 latency, µs"),
+    "echo at a fixed rate": ("quiet_p99_us", "p99 latency in quiet slices of 50 ms, µs"),
     "connections": ("cpu_us", "server CPU, µs per connection"),
     "http": ("cpu_us", "server CPU, µs per request"),
     "https": ("cpu_us", "server CPU, µs per request"),
@@ -32,6 +32,8 @@ SECONDARY = {
     "echo": [("per_s", "requests per second"), ("p99_us", "p99 latency, µs")],
     "echo at a fixed rate": [
         ("p50_us", "p50 latency, µs"),
+        ("p99_us", "p99 latency of all, µs"),
+        ("p999_us", "p99.9 latency of all, µs"),
         ("cpu_us", "server CPU, µs per request"),
     ],
     "connections": [("per_s", "connections per second")],

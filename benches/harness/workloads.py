@@ -86,6 +86,8 @@ def from_report(report: dict[str, Any]) -> Metrics:
         "p99_us": latency["p99"],
     }
     metrics |= {"p999_us": latency["p999"], "core_wait_share": report["core_wait_share"]}
+    if latency["quiet_p99"] is not None:
+        metrics["quiet_p99_us"] = latency["quiet_p99"]
     if report["server_cpu_us_per_request"] is not None:
         metrics["cpu_us"] = report["server_cpu_us_per_request"]
     if report["lost"]:

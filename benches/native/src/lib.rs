@@ -17,4 +17,5 @@ pub mod fault;
 pub mod measure;
 pub mod payload;
 pub mod proc_cpu;
+pub mod slices;
 pub mod socket;

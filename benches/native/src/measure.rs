@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::fault::Fault;
 use crate::proc_cpu::Usage;
+use crate::slices::Slices;
 
 /// The longest latency told apart, in nanoseconds; longer ones count as this.
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
@@ -44,6 +45,8 @@ pub struct Recorder {
     until: Instant,
     window_start: Instant,
     latencies: Histogram<u64>,
+    /// Of an open loop.
+    slices: Option<Slices>,
     server: Meter,
     own: Meter,
     seconds: f64,
@@ -59,6 +62,7 @@ impl Recorder {
             until: now + plan.warmup,
             window_start: now,
             latencies,
+            slices: None,
             server: Meter::of(plan.server_pid),
             own: Meter::of(Some(std::process::id())),
             seconds: 0.0,
@@ -66,8 +70,16 @@ impl Recorder {
         }
     }
 
+    /// Tells slices of the window apart, too.
+    pub fn in_slices(self) -> Self {
+        Self { slices: Some(Slices::start(Instant::now())), ..self }
+    }
+
     /// Moves on if the present stage is over; returns the stage that holds at `now`.
     pub fn stage(&mut self, now: Instant) -> Stage {
+        if let (Stage::Window, Some(slices)) = (self.stage, &mut self.slices) {
+            slices.turn(now);
+        }
         if now < self.until {
             return self.stage;
         }
@@ -84,6 +96,7 @@ impl Recorder {
         self.own.start();
         self.window_start = Instant::now();
         self.until = self.window_start + self.plan.duration;
+        self.slices = self.slices.take().map(|_| Slices::start(self.window_start));
         self.stage = Stage::Window;
     }
 
@@ -111,6 +124,9 @@ impl Recorder {
         if self.stage == Stage::Window {
             let nanoseconds = latency.as_nanos().clamp(1, u128::from(LATENCY_NS_MAX)) as u64;
             self.latencies.saturating_record(nanoseconds);
+            if let Some(slices) = &mut self.slices {
+                slices.record(nanoseconds);
+            }
         }
     }
 
@@ -132,6 +148,7 @@ impl Recorder {
                 p99: microseconds(0.99),
                 p999: microseconds(0.999),
                 max: self.latencies.max() as f64 / 1e3,
+                quiet_p99: self.slices.as_ref().and_then(Slices::quiet_p99_ns).map(|time| time as f64 / 1e3),
             },
             server_cpu_s: self.server.used.map(|usage| usage.ran.as_secs_f64()),
             server_cpu_us_per_request: self.server.used.map(|usage| usage.ran.as_secs_f64() * 1e6 / requests as f64),
@@ -204,6 +221,8 @@ pub struct Latency {
     pub p999: f64,
     /// The longest.
     pub max: f64,
+    /// Of an open loop: the p99 that the best quarter of the window's [slices](crate::slices) kept below.
+    pub quiet_p99: Option<f64>,
 }
 
 #[cfg(test)]

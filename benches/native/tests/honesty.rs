@@ -173,6 +173,21 @@ fn an_open_loop_keeps_its_rate_and_charges_stalls_to_the_server() {
 }
 
 #[test]
+fn one_stall_of_an_open_loop_spoils_its_own_slices_only() {
+    let stalling = || {
+        cheating(64, |stream, message| {
+            thread::sleep(Duration::from_millis(40));
+            stream.write_all(&message).unwrap();
+        })
+    };
+    let plan = Plan { warmup: Duration::ZERO, duration: Duration::from_millis(500), ..plan() };
+    let report = exchange::run(&target(stalling(), 1, Some(1000.0)), Echo::new(64), plan).unwrap();
+    let quiet = report.latency_us.quiet_p99.unwrap();
+    assert!(report.latency_us.p99 > 20_000.0 && quiet < 10_000.0, "{report:?}");
+    assert_eq!(echo(stalling(), 64, 1).unwrap().latency_us.quiet_p99, None, "a closed loop has none");
+}
+
+#[test]
 fn the_native_server_echoes_over_every_transport() {
     for size in [1, 1024, 1_000_000] {
         let Address::Tcp(address) = native("tcp:127.0.0.1:0") else { unreachable!() };

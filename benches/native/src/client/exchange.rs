@@ -90,6 +90,9 @@ impl<D: Dialogue> Exchange<D> {
 
     fn run(&mut self, plan: Plan) -> Result<Report, Fault> {
         let mut recorder = Recorder::start(plan);
+        if self.pacer.is_some() {
+            recorder = recorder.in_slices();
+        }
         let mut events = Events::with_capacity(1024);
         if self.pacer.is_none() {
             for index in 0..self.links.len() {
