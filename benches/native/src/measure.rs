@@ -11,7 +11,7 @@ use crate::proc_cpu::Usage;
 use crate::slices::Slices;
 
 /// The longest latency told apart, in nanoseconds; longer ones count as this.
-const LATENCY_NS_MAX: u64 = 60_000_000_000;
+pub(crate) const LATENCY_NS_MAX: u64 = 60_000_000_000;
 
 /// How long to run, and whom to observe.
 #[derive(Clone, Debug)]
@@ -71,8 +71,8 @@ impl Recorder {
     }
 
     /// Tells slices of the window apart, too.
-    pub fn in_slices(self) -> Self {
-        Self { slices: Some(Slices::start(Instant::now())), ..self }
+    pub fn tell_slices(&mut self) {
+        self.slices = Some(Slices::start(Instant::now()));
     }
 
     /// Moves on if the present stage is over; returns the stage that holds at `now`.
@@ -96,7 +96,9 @@ impl Recorder {
         self.own.start();
         self.window_start = Instant::now();
         self.until = self.window_start + self.plan.duration;
-        self.slices = self.slices.take().map(|_| Slices::start(self.window_start));
+        if let Some(slices) = &mut self.slices {
+            slices.restart(self.window_start);
+        }
         self.stage = Stage::Window;
     }
 

@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
+use crate::measure::LATENCY_NS_MAX;
+
 /// The length of a slice: 500 requests at 10,000 per second, of which the p99 leaves five out.
 const SLICE: Duration = Duration::from_millis(50);
-
-/// The longest latency told apart within a slice, in nanoseconds; longer ones count as this.
-const LATENCY_NS_MAX: u64 = 1_000_000_000;
 
 /// Notes the p99 latency of each slice.
 pub struct Slices {
@@ -26,6 +25,11 @@ impl Slices {
         // Two digits: it is emptied for each slice, while requests wait.
         let latencies = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 2).expect("these bounds are valid constants");
         Self { until: now + SLICE, latencies, p99_ns: Vec::new() }
+    }
+
+    /// The first slice begins only now.
+    pub fn restart(&mut self, now: Instant) {
+        self.until = now + SLICE;
     }
 
     /// Counts one reply.

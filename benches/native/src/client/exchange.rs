@@ -90,11 +90,10 @@ impl<D: Dialogue> Exchange<D> {
 
     fn run(&mut self, plan: Plan) -> Result<Report, Fault> {
         let mut recorder = Recorder::start(plan);
-        if self.pacer.is_some() {
-            recorder = recorder.in_slices();
-        }
         let mut events = Events::with_capacity(1024);
-        if self.pacer.is_none() {
+        if self.pacer.is_some() {
+            recorder.tell_slices();
+        } else {
             for index in 0..self.links.len() {
                 self.begin(index, Instant::now())?;
             }
